@@ -1,0 +1,1 @@
+"""Ways to combine a memory with attention, one a file; each registers its configuration."""

@@ -1,0 +1,1 @@
+"""Memory rules, one a file; each registers its configuration under the name it has in YAML."""

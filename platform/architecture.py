@@ -1,0 +1,36 @@
+"""The interface of an architecture: how one block of a model combines a memory with attention."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from titanlab.platform.config import Config
+from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.registry import Registry
+from titanlab.platform.tensors import Hidden, State
+
+
+class ArchitectureConfig(Config, ABC):
+    """Settings of an architecture; register the subclass and it can be named as `architecture: {type: ...}`."""
+
+    @abstractmethod
+    def build(self, dim: int, memory: MemoryConfig) -> Architecture:
+        """One block of a model of width `dim` around the given memory (baselines without a memory ignore it)."""
+
+
+class Architecture(nn.Module, ABC):
+    """One block of the stack, its norms and residuals inside; the model adds the feed-forward layer after it."""
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """The state before the first token: any pytree of tensors, batch first."""
+
+    @abstractmethod
+    def forward(self, x: Hidden, state: State) -> tuple[Hidden, State]:
+        """Maps x [b, t, dim] to y [b, t, dim], exactly causal, and hands back the state after the last token."""
+
+
+ARCHITECTURES: Registry[ArchitectureConfig] = Registry("architectures", ArchitectureConfig, "titanlab.architectures")
+"""Every architecture by name."""

@@ -1,0 +1,63 @@
+"""The interface of a memory: what a researcher implements to plug her own rule into every architecture."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from titanlab.platform.config import Config
+from titanlab.platform.registry import Registry
+from titanlab.platform.tensors import Hidden, State
+
+
+class MemoryConfig(Config, ABC):
+    """Settings of a memory; register the subclass and it can be named in YAML as `memory: {type: ...}`."""
+
+    @abstractmethod
+    def build(self, dim: int) -> MemoryModule:
+        """The module for a model of width `dim` (divisible by 16); must work from the default settings."""
+
+    def for_layer(self, index: int, layers: int) -> MemoryConfig:
+        """The settings of layer `index` of `layers`; a rule whose settings depend on depth overrides it."""
+        return self
+
+    def state_size(self, dim: int) -> int:
+        """Bytes that one sequence's state takes in float32, convolution caches included."""
+        with torch.device("meta"):
+            state = self.build(dim).initial_state(1)
+        return sum(
+            leaf.numel() * (4 if leaf.is_floating_point() else leaf.element_size())
+            for leaf in pytree.tree_leaves(state)
+            if isinstance(leaf, torch.Tensor)
+        )
+
+
+class MemoryModule(nn.Module, ABC):
+    """A memory that is written and read as a sequence goes by.
+
+    The state is an explicit value: any pytree of tensors whose first axis is the batch. Nothing about a sequence is
+    kept on the module, so one module serves any number of sequences.
+    """
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """The state before the first token, for `batch` sequences."""
+
+    @abstractmethod
+    def forward(self, x: Hidden, state: State) -> tuple[Hidden, State]:
+        """Writes and reads x [b, t, dim] token by token.
+
+        Returns y [b, t, dim], where y_t sees what x_0 .. x_t wrote, nothing later and nothing of another sequence, and
+        the state after the last token. Cutting a sequence into calls anywhere gives the same as one call.
+        """
+
+    @abstractmethod
+    def read(self, x: Hidden, state: State) -> Hidden:
+        """Reads [b, t, dim] without writing: each token of x is a query of its own to the state as it stands."""
+
+
+MEMORY_MODULES: Registry[MemoryConfig] = Registry("memory_modules", MemoryConfig, "titanlab.memory_modules")
+"""Every memory by name."""

@@ -1,0 +1,102 @@
+"""The configuration of one run: a model, a task and how to train it - what `titanlab train` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+
+from titanlab.platform.config import SCHEMA_VERSION, Config, digest, no_result, problems_of
+from titanlab.platform.errors import ConfigError
+from titanlab.platform.model import ModelConfig
+from titanlab.platform.task import TASKS, TaskConfig
+from titanlab.platform.yaml_source import Document, read_yaml
+
+
+class TrainConfig(Config):
+    """AdamW with warm-up and cosine decay."""
+
+    steps: int = Field(1000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(32, ge=1)
+    """Rows an optimizer step sees, over all ranks and accumulated parts together."""
+    accumulate: int = Field(1, ge=1)
+    """Parts a batch is computed in, one after another, to save memory."""
+    learning_rate: float = Field(3.0e-3, gt=0)
+    """Peak learning rate."""
+    final_learning_rate: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the last step, as a fraction of the peak."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Fraction of the steps over which the learning rate rises linearly."""
+    weight_decay: float = Field(0.1, ge=0)
+    """AdamW's decoupled weight decay, on matrices only."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's decay of the mean gradient."""
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """AdamW's decay of the mean squared gradient."""
+    clip: float = Field(1.0, ge=0)
+    """Largest norm of the gradient over all parameters; 0 clips nothing."""
+    seed: int = Field(0, ge=0)
+    """Fixes the initial weights and the order of the data."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """bfloat16 autocast or float32; auto: bfloat16 on a GPU, float32 on a CPU."""
+    evaluate_every: int = Field(0, ge=0)
+    """Steps between evaluations on the validation split; 0: only after the last step."""
+    checkpoint_every: int = no_result(0, ge=0)
+    """Steps between checkpoints; 0: ten over the run. The last step always writes one."""
+    log_every: int = no_result(10, ge=1, le=1000)
+    """Steps between lines of metrics."""
+    device: Literal["auto", "cpu", "cuda"] = no_result("auto")
+    """Where to train; auto: a GPU if there is one."""
+
+
+class RunConfig(Config):
+    """One complete run."""
+
+    name: str = no_result("run", min_length=1, max_length=200)
+    """What the run is called where people read."""
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    """The model."""
+    task: Annotated[SerializeAsAny[TaskConfig], BeforeValidator(TASKS.resolve)] = Field(
+        default_factory=lambda: TASKS.resolve({"type": "mqar"})
+    )
+    """What it learns."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """How it is trained."""
+
+    @property
+    def key(self) -> str:
+        """The identity of the run: sha256 of what decides its result, 16 hexadecimal digits."""
+        return identity_key(self.identity())
+
+    @property
+    def cell_key(self) -> str:
+        """The identity of the run without its seed: runs of one cell are repetitions of one experiment."""
+        return identity_key(self.replace(train=self.train.replace(seed=0)).identity())
+
+
+def identity_key(identity: dict[str, Any]) -> str:
+    """sha256 over the schema version and an identity, shortened to 16 hexadecimal digits."""
+    return digest({"schema_version": SCHEMA_VERSION, **identity})[:16]
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """The run that a YAML file describes.
+
+    Raises:
+        ConfigError: with file, line, column, dotted path and what was expected.
+    """
+    return run_config(read_yaml(path))
+
+
+def run_config(document: Document) -> RunConfig:
+    """A validated run from a parsed file; see `load_config`."""
+    if "base" in document.value:
+        raise ConfigError(
+            document.problem(("base",), "this file is a sweep: run it with `titanlab sweep run`, or give its `base` alone")
+        )
+    try:
+        return RunConfig.model_validate(document.value)
+    except ValidationError as error:
+        raise ConfigError(problems_of(error, document.locate)) from None

@@ -1,0 +1,32 @@
+"""The legend of letters used in every shape of this code base, and the array types built from it.
+
+    b   batch: one row is one piece of one document
+    t   time, in tokens
+    h   heads
+    d   head dimension (width of a query, key or value)
+    m   memory width (rows or columns of one matrix of a memory)
+    c   chunk: tokens that share one reference memory
+    n   chunks in a sequence
+    dim model width, h * d in most layers
+"""
+
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+Hidden: TypeAlias = Float[Tensor, "b t dim"]  # activations between layers
+PerHead: TypeAlias = Float[Tensor, "b t h d"]  # queries, keys, values
+Gate: TypeAlias = Float[Tensor, "b t h"]  # keep, momentum, step: one scalar per head and token
+Ids: TypeAlias = Int[Tensor, "b t"]
+Logits: TypeAlias = Float[Tensor, "b t vocab"]
+Mask: TypeAlias = Shaped[Tensor, "b t"]  # 1 where a position counts
+
+State: TypeAlias = Any
+"""Any pytree of tensors whose first axis is the batch; passed in and handed back, never kept on a module."""
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The type a memory's state and gate products are kept in: float32, or float64 for float64 inputs."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,1 @@
+"""What happened, kept: metrics on disk, then in MLflow."""

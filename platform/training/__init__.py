@@ -1,0 +1,1 @@
+"""Training one run: the loop, its schedule and its checkpoints."""

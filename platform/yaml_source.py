@@ -1,0 +1,202 @@
+"""Reading YAML as people mean it: YAML 1.2 rules, no duplicate keys, bounded, and every value's place remembered.
+
+PyYAML parses; the meaning of plain scalars is YAML 1.2's core schema (chapter 10.3), so `off` is a word, `1e-3` a
+number and `010` ten.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from titanlab.platform.errors import ConfigError, Location, Problem
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_VALUES = 100_000  # after aliases are expanded: an alias bomb stops here
+
+KeyPath = tuple[str | int, ...]
+
+_NULL = re.compile(r"null|Null|NULL|~|")
+_TRUE = re.compile(r"true|True|TRUE")
+_FALSE = re.compile(r"false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+")
+_BASED_INT = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)")
+_NAN = re.compile(r"\.(nan|NaN|NAN)")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file: plain data, and where each value stands."""
+
+    file: str
+    value: dict[str, Any]
+    marks: dict[KeyPath, Location] = field(default_factory=dict, repr=False)
+
+    def location(self, path: KeyPath) -> Location:
+        """The place of a value, or of the innermost block around it that the file holds."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.marks:
+                return self.marks[path[:end]]
+        return Location(self.file)
+
+    def locate(self, path: KeyPath) -> tuple[str, Location]:
+        """The dotted name and the place of a value."""
+        return dotted(path), self.location(path)
+
+    def problem(self, path: KeyPath, message: str) -> Problem:
+        """A problem with the value at `path`."""
+        return Problem(message, *self.locate(path))
+
+    def part(self, *path: str | int) -> Document:
+        """The block at `path` as a document of its own, places kept."""
+        value: Any = self.value
+        for key in path:
+            value = value[key]
+        marks = {key[len(path) :]: mark for key, mark in self.marks.items() if key[: len(path)] == path}
+        return Document(self.file, value, marks)
+
+
+def dotted(path: KeyPath) -> str:
+    """`("axes", "model.dim", 0)` as a reader writes it: `axes.model.dim.0`."""
+    return ".".join(str(part) for part in path)
+
+
+def read_yaml(path: str | Path) -> Document:
+    """Parses a YAML file whose top level is a mapping.
+
+    Raises:
+        ConfigError: the file is missing, too large, not text, not YAML, or breaks one of the rules above.
+    """
+    file = str(path)
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        _refuse(Location(file), "there is no such file")
+    except OSError as error:
+        _refuse(Location(file), f"cannot be read: {error.strerror}")
+    if len(data) > MAX_BYTES:
+        _refuse(Location(file), f"is larger than {MAX_BYTES >> 20} MiB: not a configuration")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        _refuse(Location(file), f"is not a text file (byte {error.start} is not UTF-8)")
+    return parse_yaml(text, file)
+
+
+def parse_yaml(text: str, file: str) -> Document:
+    """Parses YAML text; `file` is the name that errors show. See `read_yaml`."""
+    try:
+        _check_depth(text, file)
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        reason = " ".join(part for part in (error.context, error.problem) if part)
+        _refuse(_location(file, mark) if mark else Location(file), f"is not valid YAML: {reason}")
+    except yaml.reader.ReaderError as error:
+        _refuse(Location(file), f"is not a text file: the character #x{ord(error.character):02x} at position {error.position} is not allowed" if isinstance(error.character, str) else f"is not a text file: {error.reason}")
+    if node is None:
+        _refuse(Location(file), "is empty; expected a mapping of settings")
+    reader = _Reader(file)
+    value = reader.read(node, ())
+    if not isinstance(value, dict):
+        _refuse(_location(file, node.start_mark), "expected a mapping of settings at the top level")
+    return Document(file, value, reader.marks)
+
+
+def _check_depth(text: str, file: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                _refuse(_location(file, event.start_mark), f"is nested deeper than {MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+class _Reader:
+    """Turns composed nodes into plain data and remembers where each value stands."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.marks, self.values = file, {}, 0  # type: ignore[var-annotated]
+        self.open_nodes: set[int] = set()
+
+    def read(self, node: yaml.Node, path: KeyPath) -> Any:
+        location = _location(self.file, node.start_mark)
+        self.marks.setdefault(path, location)
+        self.values += 1
+        if self.values > MAX_VALUES:
+            _refuse(location, f"expands to more than {MAX_VALUES} values; are its aliases nested?", path)
+        if id(node) in self.open_nodes:
+            _refuse(location, "an alias refers to the block it stands in", path)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, location, path)
+        self.open_nodes.add(id(node))
+        value = dict(self._entries(node, path)) if isinstance(node, yaml.MappingNode) else self._items(node, path, location)
+        self.open_nodes.discard(id(node))
+        return value
+
+    def _entries(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[str, Any]]:
+        self._refuse_tag(node, "tag:yaml.org,2002:map", path)
+        seen: dict[str, Location] = {}
+        for key_node, value_node in node.value:
+            place = _location(self.file, key_node.start_mark)
+            if not isinstance(key_node, yaml.ScalarNode):
+                _refuse(place, "a key must be a word, not a list or a mapping", path)
+            key = key_node.value
+            if key in seen:
+                _refuse(place, f"the key '{key}' stands here twice; its first place is line {seen[key].line}", (*path, key))
+            seen[key] = place
+            self.marks[(*path, key)] = place
+            yield key, self.read(value_node, (*path, key))
+
+    def _items(self, node: yaml.Node, path: KeyPath, location: Location) -> list[Any]:
+        self._refuse_tag(node, "tag:yaml.org,2002:seq", path)
+        return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
+
+    def _scalar(self, node: yaml.ScalarNode, location: Location, path: KeyPath) -> Any:
+        self._refuse_tag(node, "tag:yaml.org,2002:str", path)
+        text = node.value
+        if node.style is not None:  # quoted or a block: always text
+            return text
+        if len(text) > 4096 and _INT.fullmatch(text):
+            _refuse(location, "a number of more than 4096 digits", path)
+        return plain_scalar(text)
+
+    def _refuse_tag(self, node: yaml.Node, expected: str, path: KeyPath) -> None:
+        if node.tag not in (expected, "!"):
+            _refuse(_location(self.file, node.start_mark), f"the tag {node.tag} is not allowed; settings are plain data", path)
+
+
+def plain_scalar(text: str) -> Any:
+    """The meaning of an unquoted scalar in YAML 1.2's core schema."""
+    if _NULL.fullmatch(text):
+        return None
+    if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):
+        return text[0] in "tT"
+    if _INT.fullmatch(text):
+        return int(text)
+    if _BASED_INT.fullmatch(text):
+        return int(text, 0)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if _INFINITE.fullmatch(text):
+        return float(text.replace(".", "", 1))
+    return float("nan") if _NAN.fullmatch(text) else text
+
+
+def _location(file: str, mark: yaml.Mark) -> Location:
+    return Location(file, mark.line + 1, mark.column + 1)
+
+
+def _refuse(location: Location, message: str, path: KeyPath = ()) -> NoReturn:
+    raise ConfigError(Problem(message, dotted(path), location))
