@@ -1,0 +1,65 @@
+"""The command line: `titanlab VERB`. Verbs live one a file in titanlab.commands and import what they need when called."""
+
+import sys
+
+import typer
+
+from titanlab.commands import list_registered, sweep_plan, sweep_report, sweep_run, sweep_status, train, ui
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="titanlab",
+    help="The research platform for memories that learn at test time.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+sweep = typer.Typer(help="Plan, run and report an ablation sweep written in YAML.", no_args_is_help=True)
+app.command("train")(train.train)
+app.add_typer(sweep, name="sweep")
+sweep.command("plan")(sweep_plan.plan)
+sweep.command("run")(sweep_run.run)
+sweep.command("report")(sweep_report.report)
+sweep.command("status")(sweep_status.status)
+app.command("list")(list_registered.list_registered)
+app.command("ui")(ui.ui)
+
+
+def version(show: bool) -> None:
+    """Prints the version and leaves."""
+    if show:
+        from titanlab import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: bool = typer.Option(False, "--version", callback=version, is_eager=True, help="Print the version."),
+) -> None:
+    """The research platform for memories that learn at test time."""
+
+
+def main() -> None:
+    """Runs a verb. Exit codes: 0 done, 1 some trials failed, 2 bad input, 130 interrupted."""
+    # The full module name, also under `python -m titanlab`: what lives in __main__ is pickled by value.
+    from titanlab.platform.errors import NonFiniteLossError, TitanlabError
+
+    try:
+        app()
+    except NonFiniteLossError as error:
+        typer.echo(f"failed: {error}", err=True)
+        sys.exit(FAILED)
+    except TitanlabError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

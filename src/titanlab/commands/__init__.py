@@ -1,0 +1,1 @@
+"""The verbs of the command line, one a file; nothing heavy is imported before a verb needs it."""

@@ -1,0 +1,5 @@
+"""To be written."""
+
+
+def list_registered() -> None:
+    """To be written."""

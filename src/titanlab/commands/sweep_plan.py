@@ -1,0 +1,5 @@
+"""To be written."""
+
+
+def plan() -> None:
+    """To be written."""

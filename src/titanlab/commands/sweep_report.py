@@ -1,0 +1,5 @@
+"""To be written."""
+
+
+def report() -> None:
+    """To be written."""

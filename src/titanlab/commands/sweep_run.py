@@ -1,0 +1,5 @@
+"""To be written."""
+
+
+def run() -> None:
+    """To be written."""

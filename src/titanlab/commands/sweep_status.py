@@ -1,0 +1,5 @@
+"""To be written."""
+
+
+def status() -> None:
+    """To be written."""

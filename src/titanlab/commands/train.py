@@ -1,0 +1,5 @@
+"""To be written."""
+
+
+def train() -> None:
+    """To be written."""

@@ -1,0 +1,5 @@
+"""To be written."""
+
+
+def ui() -> None:
+    """To be written."""
