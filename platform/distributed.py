@@ -57,3 +57,9 @@ def process_group(device: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Returns when every rank has called it."""
+    if world_size() > 1:
+        dist.barrier()

@@ -65,9 +65,12 @@ def nearest(name: object, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
-    """`unknown WHAT 'NAME'; did you mean 'NEAREST'? Known: ...` - the one wording for every misspelt name."""
+def unknown_name(what: str, name: object, known: Iterable[str], guess: str | None = None) -> str:
+    """`unknown WHAT 'NAME'; did you mean 'GUESS'? Known: ...` - the one wording for every misspelt name.
+
+    Without a guess, the nearest known name is one.
+    """
     names = sorted(known)
-    guess = nearest(name, names)
+    guess = guess or nearest(name, names)
     hint = f"; did you mean '{guess}'?" if guess else "."
     return f"unknown {what} '{name}'{hint} Known: {', '.join(names) if names else '(none)'}"

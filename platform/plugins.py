@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import inspect
+import linecache
+import os
 import re
 import sys
+import traceback
 import types
 from dataclasses import dataclass
 from pathlib import Path
 
-from titanlab.platform.architecture import Architecture
+from titanlab.platform.architecture import ARCHITECTURES, Architecture
 from titanlab.platform.errors import PluginError
-from titanlab.platform.memory import MemoryModule
-from titanlab.platform.task import Task
+from titanlab.platform.memory import MEMORY_MODULES, MemoryModule
+from titanlab.platform.task import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Plugin:
     """The file's stem or the dotted module: the `plugin.<name>` tag of a run."""
     source: str
     file: str
+    module: str = ""
+    """The dotted module it is imported as; empty for a file, whose source is run instead."""
 
     @property
     def digest(self) -> str:
@@ -40,63 +44,101 @@ def load_plugin(target: str) -> Plugin:
         PluginError: one line naming the file and the cause.
     """
     if target.endswith(".py") or "/" in target:
-        path = Path(target)
-        try:
-            source = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PluginError(f"plugin {target}: cannot be read: {error}") from None
-        plugin = Plugin(re.sub(r"\W", "_", path.stem), source, str(path))
+        plugin = _read_file(target)
         install(plugin)
         return plugin
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a script's own entry is its folder, where a researcher's package is not
+    module = _import(target)
     try:
-        module = importlib.import_module(target)
-    except Exception as error:
-        raise PluginError(f"plugin {target}: failed to import: {_cause(error, target)}") from error
-    _refuse_unfinished_classes(module, target)
-    file = inspect.getsourcefile(module) or target
-    return Plugin(target, inspect.getsource(module), file)
+        source = inspect.getsource(module)
+    except OSError:
+        raise PluginError(
+            f"plugin {target}: {module.__file__ or 'a folder without __init__.py'} holds no source"
+        ) from None
+    return Plugin(target, source, inspect.getsourcefile(module) or target, target)
 
 
 def install(plugin: Plugin) -> None:
-    """Imports a plug-in from its source text, once a process; a worker calls it with what the driver sent.
+    """Imports a plug-in, once a process; a worker calls it with what the driver sent.
+
+    A file's source is run as it was sent; a dotted module is imported, which needs it to be installed on the worker.
 
     Raises:
         PluginError: one line naming the file and the cause.
     """
-    name = f"titanlab_plugin_{re.sub(r'[^0-9A-Za-z_]', '_', plugin.name)}_{plugin.digest[:12]}"
+    if plugin.module:
+        _import(plugin.module)
+        return
+    name = f"titanlab_plugin_{plugin.name}_{plugin.digest[:12]}"
     if name in sys.modules:
         return
     module = types.ModuleType(name)
     module.__file__ = plugin.file
     sys.modules[name] = module  # before execution: annotations are resolved through it
+    lines = plugin.source.splitlines(keepends=True)
+    linecache.cache[plugin.file] = (len(plugin.source), None, lines, plugin.file)  # docstrings, traces: as it was sent
     try:
-        exec(compile(plugin.source, plugin.file, "exec"), module.__dict__)
+        exec(compile(plugin.source, plugin.file, "exec", dont_inherit=True), module.__dict__)
         _refuse_unfinished_classes(module, plugin.file)
-    except PluginError:
-        del sys.modules[name]
-        raise
-    except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise PluginError(f"plugin {plugin.file}: failed to import: {_cause(error, plugin.file)}") from error
+    except (Exception, SystemExit) as error:
+        _forget(name)
+        raise _failure(plugin.file, plugin.file, error) from error
+
+
+def _read_file(target: str) -> Plugin:
+    path = Path(target)
+    try:
+        source = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise PluginError(f"plugin {target}: is not a text file") from None
+    except OSError as error:
+        raise PluginError(f"plugin {target}: cannot be read: {error.strerror}") from None
+    return Plugin(re.sub(r"\W", "_", path.stem), source, str(path))
+
+
+def _import(target: str) -> types.ModuleType:
+    known = target in sys.modules
+    try:
+        module = importlib.import_module(target)
+        if not known:
+            _refuse_unfinished_classes(module, module.__file__ or target)
+    except (Exception, SystemExit) as error:
+        _forget(target)
+        raise _failure(target, None, error) from error
+    return module
+
+
+def _forget(module: str) -> None:
+    """A failed plug-in leaves nothing behind: mended, it can be loaded again in the same process."""
+    sys.modules.pop(module, None)
+    for registry in (MEMORY_MODULES, ARCHITECTURES, TASKS):
+        registry.withdraw(module)
 
 
 def _refuse_unfinished_classes(module: types.ModuleType, file: str) -> None:
-    for cls in vars(module).values():
-        if not (inspect.isclass(cls) and cls.__module__ == module.__name__ and inspect.isabstract(cls)):
+    """An abstract class that nothing in the module completes is one that misses a method."""
+    classes = [cls for cls in vars(module).values() if inspect.isclass(cls) and cls.__module__ == module.__name__]
+    for cls in classes:
+        completed = any(other is not cls and issubclass(other, cls) for other in classes)
+        if not inspect.isabstract(cls) or completed:
             continue
         for base in (MemoryModule, Architecture, Task):
             if issubclass(cls, base):
                 missing = ", ".join(sorted(cls.__abstractmethods__))
-                raise PluginError(f"plugin {file}: class {cls.__name__} ({base.__name__}) does not define {missing}")
+                raise PluginError(f"{file}: class {cls.__name__} ({base.__name__}) does not define {missing}")
 
 
-def _cause(error: BaseException, file: str) -> str:
-    """The error in one line, with the plug-in's line it came from."""
-    line = getattr(error, "lineno", None)
-    for frame in inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []:
-        if frame.filename == file:
-            line = frame.lineno
-    reason = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {reason}" + (f" (line {line})" if line else "")
+def _failure(plugin: str, file: str | None, error: BaseException) -> PluginError:
+    """The error in one line, with the place it came from: in the plug-in's own file, else the innermost one."""
+    if isinstance(error, PluginError):
+        return PluginError(f"plugin {plugin}: {error}")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    own = [frame for frame in frames if frame.filename == file] or frames
+    place = f"{own[-1].filename}:{own[-1].lineno}" if own and own[-1].filename != __file__ else ""
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}"
+    reason = (str(error).splitlines() or [""])[0]
+    return PluginError(
+        f"plugin {plugin}: failed to import: {type(error).__name__}: {reason}" + (f" ({place})" if place else "")
+    )

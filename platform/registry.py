@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -15,6 +16,8 @@ from titanlab.platform.errors import PluginError, unknown_name
 
 C = TypeVar("C", bound=Config)
 Registered = TypeVar("Registered", bound=Config)
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class Registry(Mapping[str, type[C]], Generic[C]):
@@ -51,14 +54,29 @@ class Registry(Mapping[str, type[C]], Generic[C]):
 
     def _check(self, name: str, cls: type[Any]) -> None:
         where = f"{_source(cls)}: cannot register '{name}' in {self.kind}"
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise PluginError(f"{where}: a name is a word of letters, digits, '_' and '-'")
         if not (inspect.isclass(cls) and issubclass(cls, self.base)):
             raise PluginError(f"{where}: {getattr(cls, '__name__', cls)} must be a subclass of {self.base.__name__}")
         missing = sorted(getattr(cls, "__abstractmethods__", ()))
         if missing:
             raise PluginError(f"{where}: {cls.__name__} does not define {', '.join(missing)}")
+        if not cls.__module__.startswith(f"{self.package}."):
+            self._discover()  # what comes with titanlab has its names first, so a clash blames the newcomer
         holder = self._classes.get(name)
         if holder is not None:
             raise PluginError(f"{where}: the name is taken by {holder.__name__} in {_source(holder)}; choose another")
+        point = self._entry_points.get(name)
+        if point is not None and _top(point.module) != _top(cls.__module__):
+            raise PluginError(f"{where}: the name is taken by the entry point {point.value}; choose another")
+        if cls.__dict__.get("type_name"):
+            raise PluginError(
+                f"{where}: {cls.__name__} is registered as '{cls.type_name}'; derive a class for another name"
+            )
+
+    def withdraw(self, module: str) -> None:
+        """Forgets what a module registered; for a plug-in that failed half-way."""
+        self._classes = {name: cls for name, cls in self._classes.items() if cls.__module__ != module}
 
     def resolve(self, value: Any) -> C:
         """A configuration from a `{type: name, ...}` mapping; an instance passes through.
@@ -69,9 +87,12 @@ class Registry(Mapping[str, type[C]], Generic[C]):
         if isinstance(value, self.base):
             return value
         if not isinstance(value, Mapping):
-            self._refuse((), f"expected a mapping with a `type`, as in {{type: {next(iter(self))}}}, got {shown_value(value)}", value)
+            example = value if value in self else next(iter(self), "NAME")
+            expected = f"expected a mapping with a `type`, as in {{type: {example}}}"
+            self._refuse((), f"{expected}, got {shown_value(value)}", value)
         if "type" not in value:
-            self._refuse(("type",), f"this key is required: which of the {self.kind}? Known: {', '.join(sorted(self))}", value)
+            known = ", ".join(self)
+            self._refuse(("type",), f"this key is required: which of the {self.kind}? Known: {known}", value)
         if value["type"] not in self:
             self._refuse(("type",), unknown_name(f"name in {self.kind}", value["type"], self), value["type"])
         return self[value["type"]].model_validate({key: entry for key, entry in value.items() if key != "type"})
@@ -90,7 +111,7 @@ class Registry(Mapping[str, type[C]], Generic[C]):
 
     def __contains__(self, name: object) -> bool:
         self._discover()
-        return name in self._classes or name in self._entry_points
+        return isinstance(name, str) and (name in self._classes or name in self._entry_points)
 
     def __iter__(self) -> Iterator[str]:
         self._discover()
@@ -100,32 +121,55 @@ class Registry(Mapping[str, type[C]], Generic[C]):
         return sum(1 for _ in self)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"the registry of {self.kind} is not pickled: send a configuration's settings and resolve them there")
+        raise TypeError(
+            f"the registry of {self.kind} is not pickled: send a configuration's settings, resolve them there"
+        )
 
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
+        self._discovered = True  # before the imports: they may look names up
+        try:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+        except BaseException:
+            self._discovered = False
+            raise
 
     @cached_property
     def _entry_points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=f"titanlab.{self.kind}")}
+        points: dict[str, EntryPoint] = {}
+        for point in entry_points(group=f"titanlab.{self.kind}"):
+            other = points.setdefault(point.name, point)
+            if other.value != point.value:
+                raise PluginError(
+                    f"two installed packages register '{point.name}' in {self.kind}: {other.value} and {point.value}; "
+                    "uninstall one"
+                )
+        return points
 
     def _load(self, point: EntryPoint) -> None:
         holder = self._classes.get(point.name)
-        if holder is not None and holder.__module__.partition(".")[0] == point.module.partition(".")[0]:
+        if holder is not None and _top(holder.__module__) == _top(point.module):
             return  # loaded before, or its module used the decorator
         try:
             loaded = point.load()
+        except PluginError:
+            raise
         except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
             raise PluginError(
-                f"entry point '{point.name}' of {self.kind} ({point.value}) failed to import: {type(error).__name__}: {error}"
+                f"entry point '{point.name}' of {self.kind} ({point.value}) failed to import: "
+                f"{type(error).__name__}: {reason}"
             ) from error
         if self._classes.get(point.name) is not loaded:
             self.register(point.name)(loaded)
+
+
+def _top(module: str) -> str:
+    """The package a dotted module belongs to."""
+    return module.partition(".")[0]
 
 
 def _source(cls: type[Any]) -> str:

@@ -94,7 +94,9 @@ def run_config(document: Document) -> RunConfig:
     """A validated run from a parsed file; see `load_config`."""
     if "base" in document.value:
         raise ConfigError(
-            document.problem(("base",), "this file is a sweep: run it with `titanlab sweep run`, or give its `base` alone")
+            document.problem(
+                ("base",), "this file is a sweep: run it with `titanlab sweep run`, or give its `base` alone"
+            )
         )
     try:
         return RunConfig.model_validate(document.value)

@@ -1,13 +1,13 @@
 """The legend of letters used in every shape of this code base, and the array types built from it.
 
-    b   batch: one row is one piece of one document
-    t   time, in tokens
-    h   heads
-    d   head dimension (width of a query, key or value)
-    m   memory width (rows or columns of one matrix of a memory)
-    c   chunk: tokens that share one reference memory
-    n   chunks in a sequence
-    dim model width, h * d in most layers
+b   batch: one row is one piece of one document
+t   time, in tokens
+h   heads
+d   head dimension (width of a query, key or value)
+m   memory width (rows or columns of one matrix of a memory)
+c   chunk: tokens that share one reference memory
+n   chunks in a sequence
+dim model width, h * d in most layers
 """
 
 from typing import Any, TypeAlias

@@ -18,6 +18,7 @@ from titanlab.platform.errors import ConfigError, Location, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_DIGITS = 300  # beyond any setting, and within what a float can hold
 MAX_VALUES = 100_000  # after aliases are expanded: an alias bomb stops here
 
 KeyPath = tuple[str | int, ...]
@@ -75,41 +76,56 @@ def read_yaml(path: str | Path) -> Document:
     Raises:
         ConfigError: the file is missing, too large, not text, not YAML, or breaks one of the rules above.
     """
-    file = str(path)
+    return parse_yaml(read_text(path), str(path))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a configuration file.
+
+    Raises:
+        ConfigError: the file is missing, a folder, too large or not UTF-8.
+    """
+    place = Location(str(path))
     try:
         with open(path, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        _refuse(Location(file), "there is no such file")
+        _refuse(place, "there is no such file")
+    except IsADirectoryError:
+        _refuse(place, "is a folder; expected a YAML file")
     except OSError as error:
-        _refuse(Location(file), f"cannot be read: {error.strerror}")
+        _refuse(place, f"cannot be read: {error.strerror}")
     if len(data) > MAX_BYTES:
-        _refuse(Location(file), f"is larger than {MAX_BYTES >> 20} MiB: not a configuration")
+        _refuse(place, f"is larger than {MAX_BYTES >> 20} MiB; expected a configuration")
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        _refuse(Location(file), f"is not a text file (byte {error.start} is not UTF-8)")
-    return parse_yaml(text, file)
+        _refuse(place, f"is not a text file (byte {error.start} is not UTF-8); expected YAML")
 
 
 def parse_yaml(text: str, file: str) -> Document:
     """Parses YAML text; `file` is the name that errors show. See `read_yaml`."""
+    node = _compose(text, file)
+    if node is None:
+        _refuse(Location(file), "is empty; expected a mapping of settings")
+    if not isinstance(node, yaml.MappingNode):
+        _refuse(_location(file, node.start_mark), "expected a mapping of settings at the top level")
+    reader = _Reader(file)
+    return Document(file, reader.read(node, ()), reader.marks)
+
+
+def _compose(text: str, file: str) -> yaml.Node | None:
     try:
         _check_depth(text, file)
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        return yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = " ".join(part for part in (error.context, error.problem) if part)
         _refuse(_location(file, mark) if mark else Location(file), f"is not valid YAML: {reason}")
     except yaml.reader.ReaderError as error:
-        _refuse(Location(file), f"is not a text file: the character #x{ord(error.character):02x} at position {error.position} is not allowed" if isinstance(error.character, str) else f"is not a text file: {error.reason}")
-    if node is None:
-        _refuse(Location(file), "is empty; expected a mapping of settings")
-    reader = _Reader(file)
-    value = reader.read(node, ())
-    if not isinstance(value, dict):
-        _refuse(_location(file, node.start_mark), "expected a mapping of settings at the top level")
-    return Document(file, value, reader.marks)
+        _refuse(Location(file), f"is not a text file: the character at position {error.position} is not allowed")
+    except (ValueError, OverflowError) as error:  # an escape or a version number that stands for no character or number
+        _refuse(Location(file), f"is not valid YAML: {error}")
 
 
 def _check_depth(text: str, file: str) -> None:
@@ -127,7 +143,8 @@ class _Reader:
     """Turns composed nodes into plain data and remembers where each value stands."""
 
     def __init__(self, file: str) -> None:
-        self.file, self.marks, self.values = file, {}, 0  # type: ignore[var-annotated]
+        self.file, self.values = file, 0
+        self.marks: dict[KeyPath, Location] = {}
         self.open_nodes: set[int] = set()
 
     def read(self, node: yaml.Node, path: KeyPath) -> Any:
@@ -141,7 +158,9 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, location, path)
         self.open_nodes.add(id(node))
-        value = dict(self._entries(node, path)) if isinstance(node, yaml.MappingNode) else self._items(node, path, location)
+        value = (
+            dict(self._entries(node, path)) if isinstance(node, yaml.MappingNode) else self._items(node, path, location)
+        )
         self.open_nodes.discard(id(node))
         return value
 
@@ -154,27 +173,34 @@ class _Reader:
                 _refuse(place, "a key must be a word, not a list or a mapping", path)
             key = key_node.value
             if key in seen:
-                _refuse(place, f"the key '{key}' stands here twice; its first place is line {seen[key].line}", (*path, key))
+                _refuse(
+                    place, f"the key '{key}' stands here twice; its first place is line {seen[key].line}", (*path, key)
+                )
             seen[key] = place
             self.marks[(*path, key)] = place
             yield key, self.read(value_node, (*path, key))
 
-    def _items(self, node: yaml.Node, path: KeyPath, location: Location) -> list[Any]:
+    def _items(self, node: yaml.Node, path: KeyPath) -> list[Any]:
         self._refuse_tag(node, "tag:yaml.org,2002:seq", path)
         return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
 
     def _scalar(self, node: yaml.ScalarNode, location: Location, path: KeyPath) -> Any:
         self._refuse_tag(node, "tag:yaml.org,2002:str", path)
         text = node.value
+        self._refuse_surrogates(text, location, path)
         if node.style is not None:  # quoted or a block: always text
             return text
-        if len(text) > 4096 and _INT.fullmatch(text):
-            _refuse(location, "a number of more than 4096 digits", path)
+        if len(text) > MAX_DIGITS and (_INT.fullmatch(text) or _BASED_INT.fullmatch(text)):
+            _refuse(location, f"a number of more than {MAX_DIGITS} digits", path)
         return plain_scalar(text)
 
     def _refuse_tag(self, node: yaml.Node, expected: str, path: KeyPath) -> None:
         if node.tag not in (expected, "!"):
-            _refuse(_location(self.file, node.start_mark), f"the tag {node.tag} is not allowed; settings are plain data", path)
+            _refuse(
+                _location(self.file, node.start_mark),
+                f"the tag {node.tag} is not allowed; settings are plain data",
+                path,
+            )
 
 
 def plain_scalar(text: str) -> Any:

@@ -1,5 +1,85 @@
-"""To be written."""
+"""`titanlab train FILE`: trains one configuration, or goes on where it was interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from titanlab.platform.run_config import RunConfig
+    from titanlab.platform.training.loop import Outcome
+
+INTERRUPTED = 130
 
 
-def train() -> None:
-    """To be written."""
+def train(
+    file: Path = typer.Argument(help="The run's YAML file; its keys are model, task, train and name."),
+    overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a setting, as in train.steps=100."),
+    plugins: list[str] = typer.Option([], "--plugin", metavar="FILE|MODULE", help="Load your own modules first."),
+    store: Path = typer.Option(Path("titanlab-store"), help="Where runs are kept."),
+    fresh: bool = typer.Option(False, "--fresh", help="Start again: remove what an earlier run of this configuration left."),
+) -> None:
+    """Train one configuration. The same command again goes on where it stopped, or says that it is complete."""
+    config = _read(file, overrides, plugins)
+
+    from titanlab.platform.distributed import is_main, process_group
+    from titanlab.platform.files import slug
+    from titanlab.platform.training.device import choose_device
+
+    directory = (store / "runs" / f"{slug(config.name)}-{config.key}").absolute()
+    with process_group(choose_device(config.train).type):
+        if fresh:
+            _remove(directory)
+        outcome = _run(config, directory)
+        if is_main():
+            _conclude(outcome, directory)
+    if outcome.status == "stopped":
+        raise typer.Exit(INTERRUPTED)
+
+
+def _read(file: Path, overrides: list[str], plugins: list[str]) -> RunConfig:
+    from titanlab.platform.overrides import apply_overrides
+    from titanlab.platform.plugins import load_plugin
+    from titanlab.platform.run_config import run_config
+    from titanlab.platform.yaml_source import read_yaml
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    config = run_config(apply_overrides(read_yaml(file), overrides))
+    return config if "name" in config.model_fields_set else config.replace(name=file.stem)
+
+
+def _remove(directory: Path) -> None:
+    import shutil
+
+    from titanlab.platform.distributed import is_main, wait_for_all
+
+    if is_main() and directory.exists():
+        shutil.rmtree(directory)
+    wait_for_all()
+
+
+def _run(config: RunConfig, directory: Path) -> Outcome:
+    from titanlab.commands.interruption import stop_requests
+    from titanlab.commands.progress import progress_display
+    from titanlab.platform.training.loop import train as train_run
+
+    with stop_requests() as requested, progress_display(config.name) as observe:
+        return train_run(config, directory, observe=observe, should_stop=requested)
+
+
+def _conclude(outcome: Outcome, directory: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    if outcome.status == "stopped":
+        console.print(f"stopped at step {outcome.step}; the same command goes on from there", highlight=False)
+    else:
+        table = Table("metric", "value", title=f"complete after {outcome.step} steps", title_justify="left")
+        for name, value in outcome.metrics.items():
+            table.add_row(name, f"{value:,.0f}" if value.is_integer() else f"{value:.5g}")
+        console.print(table)
+    console.print(f"checkpoint: {directory / 'checkpoint'}", highlight=False)

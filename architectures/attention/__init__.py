@@ -1,0 +1,1 @@
+"""Attention for the architectures: backends behind one interface, rotary positions, layers with a cache."""

@@ -1,0 +1,90 @@
+"""Memory as a context (Titans, arXiv 2501.00663, section 4.1: MAC), made causal."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from titanlab.architectures.attention.layer import KeyValues
+from titanlab.architectures.attention.streaming import SegmentAttention
+from titanlab.architectures.persistent import PersistentTokens
+from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
+from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.tensors import Hidden, State
+
+
+@ARCHITECTURES.register("mac")
+class MacConfig(ArchitectureConfig):
+    """Attention within segments, over the tokens and what the memory retrieves for them."""
+
+    segment: int = Field(32, ge=1)
+    """Tokens of a segment: attention stays within it, and memory is retrieved as it stood at its start."""
+    persistent: int = Field(4, ge=0)
+    """Learned tokens that attention always sees."""
+    heads: int = Field(4, ge=1)
+    """Attention heads; must divide dim into heads of an even size."""
+
+    def build(self, dim: int, memory: MemoryConfig) -> Mac:
+        return Mac(dim, self, memory)
+
+
+class MacState(NamedTuple):
+    """The memory's state now, as it stood at the current segment's start, and the segment's keys and values so far."""
+
+    memory: State
+    at_start: State
+    segment: KeyValues
+
+
+class Mac(Architecture):
+    """Segment by segment, with M_s the memory at the segment's start and M_t the one that has been written y_j, j <= t:
+
+        h_t = M_s(x_t)                                        retrieval              (eq. 21)
+        y_t = norm_y(Attention(x_t; p_1 .. p_N, h_j, x_j for j <= t in the segment)) (eq. 22-23)
+        M_t = M_{t-1} written with y_t                                               (eq. 24)
+        out_t = x_t + y_t * sigmoid(norm_o(M_t(y_t)))                                (eq. 25)
+
+    where x has passed the block's norm except in the residual, which the paper leaves out. Differs from the paper in
+    what makes it causal: there every token sees the h of the whole segment, and reads a memory that the whole segment
+    has written. Left open by the paper: the gate (as in MAG), whether the memory is written with y before or after its
+    norm (after: a memory's input is normed everywhere), and the position of h_j in attention (that of x_j).
+    """
+
+    def __init__(self, dim: int, config: MacConfig, memory: MemoryConfig) -> None:
+        super().__init__()
+        self.segment = config.segment
+        self.persistent = PersistentTokens(dim, config.persistent)
+        self.norm = nn.RMSNorm(dim)
+        self.attention = SegmentAttention(dim, heads=config.heads)
+        self.attention_norm = nn.RMSNorm(dim)
+        self.memory = memory.build(dim)
+        self.gate_norm = nn.RMSNorm(dim)
+
+    def initial_state(self, batch: int) -> MacState:
+        """A fresh memory at the start of an empty segment."""
+        memory = self.memory.initial_state(batch)
+        return MacState(memory, memory, self.attention.initial_state(batch))
+
+    def forward(self, x: Hidden, state: MacState) -> tuple[Hidden, MacState]:
+        inputs, prefix = self.norm(x), self.norm(self.persistent(x.shape[0]))
+        outputs, start = [], 0
+        while start < x.shape[1]:
+            end = start + self.segment - self.attention.length(state.segment)
+            output, state = self._within_segment(inputs[:, start:end], prefix, state)
+            outputs.append(output)
+            start = end
+        return x + torch.cat(outputs, 1), state
+
+    def _within_segment(self, x: Hidden, prefix: Hidden, state: MacState) -> tuple[Hidden, MacState]:
+        """Tokens of one segment, normed; hands on a fresh segment once this one is full."""
+        retrieved = self.memory.read(x, state.at_start)
+        y, seen = self.attention(x, retrieved, prefix, state.segment)
+        y = self.attention_norm(y)
+        m, memory = self.memory(y, state.memory)
+        output = y * torch.sigmoid(self.gate_norm(m))
+        if self.attention.length(seen) == self.segment:
+            return output, MacState(memory, memory, self.attention.initial_state(x.shape[0]))
+        return output, MacState(memory, state.at_start, seen)

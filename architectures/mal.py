@@ -1,0 +1,65 @@
+"""Memory as a layer before attention (Titans, arXiv 2501.00663, section 4.3: MAL)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import Field
+from torch import nn
+
+from titanlab.architectures.attention.layer import KeyValues
+from titanlab.architectures.attention.streaming import WindowAttention
+from titanlab.architectures.persistent import PersistentTokens, write_first
+from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
+from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.tensors import Hidden, State
+
+
+@ARCHITECTURES.register("mal")
+class MalConfig(ArchitectureConfig):
+    """A memory layer, then sliding-window attention over what it gives."""
+
+    window: int = Field(32, ge=1)
+    """Tokens that attention sees, the token's own included."""
+    persistent: int = Field(4, ge=0)
+    """Learned tokens before the sequence: memory is written with them, attention always sees its answers."""
+    heads: int = Field(4, ge=1)
+    """Attention heads; must divide dim into heads of an even size."""
+
+    def build(self, dim: int, memory: MemoryConfig) -> Mal:
+        return Mal(dim, self, memory)
+
+
+class MalState(NamedTuple):
+    """The memory's state, the persistent tokens after the memory layer [b, p, dim], and the attention's window."""
+
+    memory: State
+    persistent: Hidden
+    window: KeyValues
+
+
+class Mal(Architecture):
+    """Two layers over [persistent | x] (eq. 29-31), each with its residual, which the paper leaves out:
+
+    z = x + M(norm_m(x)),  out = z + SlidingWindowAttention(norm_a(z))
+    """
+
+    def __init__(self, dim: int, config: MalConfig, memory: MemoryConfig) -> None:
+        super().__init__()
+        self.persistent = PersistentTokens(dim, config.persistent)
+        self.memory_norm = nn.RMSNorm(dim)
+        self.memory = memory.build(dim)
+        self.attention_norm = nn.RMSNorm(dim)
+        self.attention = WindowAttention(dim, heads=config.heads, window=config.window)
+
+    def initial_state(self, batch: int) -> MalState:
+        """An empty window; the memory layer has already seen the persistent tokens."""
+        tokens = self.persistent(batch)
+        answers, memory = write_first(self.memory, self.memory_norm(tokens))
+        return MalState(memory, tokens + answers, self.attention.initial_state(batch))
+
+    def forward(self, x: Hidden, state: MalState) -> tuple[Hidden, MalState]:
+        y, memory = self.memory(self.memory_norm(x), state.memory)
+        z = x + y
+        y, window = self.attention(self.attention_norm(z), self.attention_norm(state.persistent), state.window)
+        return z + y, MalState(memory, state.persistent, window)

@@ -1,0 +1,42 @@
+"""The baseline with windowed attention: MAG and MAL without their memory and persistent tokens."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import nn
+
+from titanlab.architectures.attention.layer import KeyValues
+from titanlab.architectures.attention.streaming import WindowAttention
+from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
+from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.tensors import Hidden
+
+
+@ARCHITECTURES.register("sliding_window")
+class SlidingWindowConfig(ArchitectureConfig):
+    """Baseline: sliding-window attention, no memory (a given one is ignored)."""
+
+    window: int = Field(32, ge=1)
+    """Tokens that attention sees, the token's own included."""
+    heads: int = Field(4, ge=1)
+    """Attention heads; must divide dim into heads of an even size."""
+
+    def build(self, dim: int, memory: MemoryConfig) -> SlidingWindow:
+        return SlidingWindow(dim, self)
+
+
+class SlidingWindow(Architecture):
+    """y = x + WindowAttention(norm(x)); the state is the window's keys and values."""
+
+    def __init__(self, dim: int, config: SlidingWindowConfig) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(dim)
+        self.attention = WindowAttention(dim, heads=config.heads, window=config.window)
+
+    def initial_state(self, batch: int) -> KeyValues:
+        """The window before the first token."""
+        return self.attention.initial_state(batch)
+
+    def forward(self, x: Hidden, state: KeyValues) -> tuple[Hidden, KeyValues]:
+        y, state = self.attention(self.norm(x), x[:, :0], state)
+        return x + y, state

@@ -1,0 +1,40 @@
+"""The baseline with full attention: a pre-norm transformer block with rotary positions."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import nn
+
+from titanlab.architectures.attention.layer import KeyValues
+from titanlab.architectures.attention.streaming import CausalAttention
+from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
+from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.tensors import Hidden
+
+
+@ARCHITECTURES.register("transformer")
+class TransformerConfig(ArchitectureConfig):
+    """Baseline: causal attention over the whole past, no memory (a given one is ignored)."""
+
+    heads: int = Field(4, ge=1)
+    """Attention heads; must divide dim into heads of an even size."""
+
+    def build(self, dim: int, memory: MemoryConfig) -> Transformer:
+        return Transformer(dim, self)
+
+
+class Transformer(Architecture):
+    """y = x + Attention(norm(x)); the state is the cache of all keys and values."""
+
+    def __init__(self, dim: int, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(dim)
+        self.attention = CausalAttention(dim, heads=config.heads)
+
+    def initial_state(self, batch: int) -> KeyValues:
+        """The cache before the first token."""
+        return self.attention.initial_state(batch)
+
+    def forward(self, x: Hidden, state: KeyValues) -> tuple[Hidden, KeyValues]:
+        y, state = self.attention(self.norm(x), state)
+        return x + y, state

@@ -1,0 +1,243 @@
+"""The rules as functions of queries, keys, values and gates: chunk-parallel, streaming, exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from titanlab.memory_modules.activations import ACTIVATIONS
+from titanlab.memory_modules.kernels.chunk_gates import chunk_gates
+from titanlab.memory_modules.kernels.chunking import Piece, from_chunks, pieces, to_chunks
+from titanlab.memory_modules.kernels.delta_chunks import delta_chunks
+from titanlab.memory_modules.kernels.dual_form import dual_form
+from titanlab.platform.errors import unknown_name
+from titanlab.platform.tensors import Gate, PerHead, at_least_float32
+
+BACKENDS = ("auto", "torch")
+
+
+class DeepMemoryState(NamedTuple):
+    """A deep memory between two tokens; every tensor has the batch as its first axis."""
+
+    weights: tuple[Tensor, ...]
+    """The L matrices as they stand, [b, h, in, out]."""
+    momentum: tuple[Tensor, ...]
+    """The L matrices of past surprise, [b, h, in, out]; empty when momentum is off."""
+    reference: tuple[Tensor, ...]
+    """The L matrices as they stood at the start of the chunk that is under way; gradients are taken there."""
+    position: Tensor
+    """[b], int64 on the CPU: tokens of the chunk under way that were seen; 0 at a chunk's start."""
+
+
+def deep_memory(
+    q: PerHead,
+    k: PerHead,
+    v: PerHead,
+    keep: Gate | None,
+    momentum: Gate | None,
+    step: Gate,
+    weights: Sequence[Tensor],
+    *,
+    chunk_size: int,
+    residual: bool = False,
+    activation: str = "gelu",
+    state: DeepMemoryState | None = None,
+    backend: str = "auto",
+) -> tuple[PerHead, DeepMemoryState]:
+    """Titans' long-term memory: an MLP that learns k -> v by gradient descent with momentum and forgetting.
+
+        S_t = momentum_t S_{t-1} - step_t grad l(M_ref; k_t, v_t)        l = 1/2 ||M(k) - v||^2
+        M_t = keep_t M_{t-1} + S_t                                       y_t = M_t(q_t)
+
+    Titans (arXiv 2501.00663), eq. 8-18, in the chunkwise form of section 3.2: M_ref is the memory at the start of the
+    token's chunk, so chunk_size = 1 is the exact recurrence. The paper writes alpha for 1 - keep, eta for momentum and
+    theta for step. No weight per token is formed: see kernels/dual_form.py.
+
+    Args:
+        q, k, v: [b, t, h, d], any floating type; the state is kept in float32 or better.
+        keep: [b, t, h] in (0, 1], the fraction of the memory kept; None: 1.
+        momentum: [b, t, h] in [0, 1), the fraction of past surprise kept; None: off.
+        step: [b, t, h] > 0, the inner learning rate.
+        weights: L >= 1 matrices [h, in, out] of the memory before the first token, first in = last out = d.
+            Not read when `state` is given.
+        chunk_size: tokens that share one reference memory.
+        residual: M(x) = x + MLP(x).
+        activation: gelu (tanh form) | silu | relu | tanh, between the matrices.
+        state: what an earlier call returned; a sequence cut anywhere gives the same as one call.
+        backend: auto | torch.
+
+    Returns:
+        y [b, t, h, d] in q's type, and the state after the last token.
+
+    Raises:
+        ValueError: naming the argument, its shape and what was expected.
+    """
+    _check_sequence(q, k, v, {"keep": keep, "momentum": momentum, "step": step}, chunk_size)
+    if v.shape != k.shape:
+        raise ValueError(f"v: has shape {_shape(v)}; expected {_shape(k)}, that of k")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: {unknown_name('activation', activation, ACTIVATIONS)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: {unknown_name('backend', backend, BACKENDS)}")
+    dtype = at_least_float32(q.dtype)
+    if state is None:
+        _check_weights(weights, q)
+        state = initial_deep_memory(weights, q.shape[0], momentum is not None, dtype)
+    _check_state(state, q, momentum is not None, chunk_size)
+    outputs = []
+    with torch.autocast(q.device.type, enabled=False):
+        for piece in pieces(int(state.position[0]), q.shape[1], chunk_size):
+            rows = [to_chunks(x.to(dtype), piece) for x in (q, k, v)]
+            rates = [None if rate is None else to_chunks(rate.to(dtype), piece) for rate in (keep, momentum)]
+            gates = chunk_gates(*rates, to_chunks(step.to(dtype), piece))
+            y, stacked = dual_form(
+                *rows, gates, [_grouped(m) for m in state.reference], _stacked(state), activation, residual
+            )
+            outputs.append(from_chunks(y, q.shape[0]))
+            state = _advanced(state, stacked, piece, chunk_size)
+    return (torch.cat(outputs, 1) if outputs else torch.zeros_like(q)).to(q.dtype), state
+
+
+def initial_deep_memory(
+    weights: Sequence[Tensor], batch: int, momentum: bool, dtype: torch.dtype | None = None
+) -> DeepMemoryState:
+    """The state before the first token: every sequence starts from `weights` [h, in, out], with no surprise yet."""
+    dtype = dtype or at_least_float32(weights[0].dtype)
+    expanded = tuple(matrix.to(dtype).expand(batch, *matrix.shape) for matrix in weights)
+    surprise = tuple(torch.zeros_like(matrix) for matrix in expanded) if momentum else ()
+    return DeepMemoryState(expanded, surprise, expanded, torch.zeros(batch, dtype=torch.int64, device="cpu"))
+
+
+def read_deep_memory(
+    q: PerHead, state: DeepMemoryState, *, residual: bool = False, activation: str = "gelu"
+) -> PerHead:
+    """M(q) [b, t, h, d] with the memory as it stands, writing nothing."""
+    x = q.movedim(1, 2).to(state.weights[0].dtype)
+    y = x
+    with torch.autocast(q.device.type, enabled=False):
+        for layer, matrix in enumerate(state.weights):
+            y = (ACTIVATIONS[activation](y, 0)[0] if layer else y) @ matrix
+    return (x + y if residual else y).movedim(2, 1).to(q.dtype)
+
+
+def delta_rule(
+    q: PerHead, k: PerHead, v: PerHead, beta: Gate, *, chunk_size: int, state: Tensor | None = None
+) -> tuple[PerHead, Tensor]:
+    """DeltaNet: a matrix memory that replaces what it returned for a key by the key's value, exact per token.
+
+        S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T        y_t = S_t^T q_t
+
+    Schlag et al. (arXiv 2102.11174), eq. 24, in the chunk form of Yang et al. (arXiv 2406.06484): the chunk length
+    changes speed only. Stable for beta in [0, 2] and ||k|| <= 1.
+
+    Args:
+        q, k: [b, t, h, key]; v: [b, t, h, value], any floating type; the state is kept in float32 or better.
+        beta: [b, t, h], the step.
+        chunk_size: tokens solved together.
+        state: S [b, h, key, value], as an earlier call returned it; None: zeros.
+
+    Returns:
+        y [b, t, h, value] in q's type, and S after the last token.
+
+    Raises:
+        ValueError: naming the argument, its shape and what was expected.
+    """
+    _check_sequence(q, k, v, {"beta": beta}, chunk_size)
+    (b, _, h, key), dtype = k.shape, at_least_float32(q.dtype)
+    if state is None:
+        state = q.new_zeros(b, h, key, v.shape[-1], dtype=dtype)
+    if state.shape != (b, h, key, v.shape[-1]):
+        raise ValueError(
+            f"state: has shape {_shape(state)}; expected [{b}, {h}, {key}, {v.shape[-1]}] (b, h, key, value)"
+        )
+    outputs, matrix = [], _grouped(state.to(dtype))
+    with torch.autocast(q.device.type, enabled=False):
+        for piece in pieces(0, q.shape[1], chunk_size):
+            y, matrix = delta_chunks(*(to_chunks(x.to(dtype), piece) for x in (q, k, v, beta)), matrix)
+            outputs.append(from_chunks(y, b))
+    return (torch.cat(outputs, 1) if outputs else torch.zeros_like(v)).to(q.dtype), matrix.unflatten(0, (b, h))
+
+
+def _grouped(matrix: Tensor) -> Tensor:
+    """[b, h, ...] -> [b * h, ...]."""
+    return matrix.flatten(0, 1)
+
+
+def _stacked(state: DeepMemoryState) -> list[Tensor]:
+    """Memory and momentum of every layer as parts of one tensor, [b * h, p, in, out]."""
+    families = (state.weights, state.momentum) if state.momentum else (state.weights,)
+    return [torch.stack(parts, 2).flatten(0, 1) for parts in zip(*families, strict=True)]
+
+
+def _advanced(state: DeepMemoryState, stacked: Sequence[Tensor], piece: Piece, chunk_size: int) -> DeepMemoryState:
+    """The state after a piece, from its parts [b * h, p, in, out]."""
+    batch, heads = state.weights[0].shape[:2]
+    weights, *momentum = (
+        tuple(parts[:, part].unflatten(0, (batch, heads)) for parts in stacked) for part in range(stacked[0].shape[1])
+    )
+    position = (state.position + piece.count * piece.size) % chunk_size
+    reference = state.reference if int(position[0]) else weights  # a chunk ended: the next one starts here
+    return DeepMemoryState(weights, *momentum or ((),), reference, position)
+
+
+def _shape(x: Tensor) -> str:
+    return str(list(x.shape))
+
+
+def _check_sequence(q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor | None], chunk_size: int) -> None:
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size: is {chunk_size}; expected at least 1")
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4 or not x.is_floating_point():
+            raise ValueError(f"{name}: has shape {_shape(x)} and type {x.dtype}; expected floating [b, t, h, d]")
+    if q.shape != k.shape:
+        raise ValueError(f"q: has shape {_shape(q)}; expected {_shape(k)}, that of k")
+    if v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"v: has shape {_shape(v)}; expected its first axes to be {list(k.shape[:3])}, those of k")
+    if q.shape[0] < 1:
+        raise ValueError(f"q: has shape {_shape(q)}; expected a batch of at least 1")
+    for name, gate in gates.items():
+        if gate is not None and gate.shape != q.shape[:3]:
+            raise ValueError(f"{name}: has shape {_shape(gate)}; expected {list(q.shape[:3])} (b, t, h of q)")
+
+
+def _check_weights(weights: Sequence[Tensor], q: Tensor) -> None:
+    if len(weights) < 1:
+        raise ValueError("weights: is empty; expected at least one matrix [h, in, out]")
+    width = q.shape[3]
+    for index, matrix in enumerate(weights):
+        last = index == len(weights) - 1
+        if (
+            matrix.ndim != 3
+            or tuple(matrix.shape[:2]) != (q.shape[2], width)
+            or (last and matrix.shape[2] != q.shape[3])
+        ):
+            raise ValueError(
+                f"weights[{index}]: has shape {_shape(matrix)}; expected [{q.shape[2]}, {width}, "
+                f"{q.shape[3] if last else 'out'}] (h, in, out; the first in and the last out are d)"
+            )
+        width = matrix.shape[2]
+
+
+def _check_state(state: DeepMemoryState, q: Tensor, momentum: bool, chunk_size: int) -> None:
+    b, _, h, _ = q.shape
+    for name in ("weights", "momentum", "reference"):
+        for index, matrix in enumerate(getattr(state, name)):
+            if matrix.ndim != 4 or tuple(matrix.shape[:2]) != (b, h):
+                raise ValueError(f"state.{name}[{index}]: has shape {_shape(matrix)}; expected [{b}, {h}, in, out]")
+            if matrix.dtype != at_least_float32(q.dtype):
+                raise ValueError(
+                    f"state.{name}[{index}]: is {matrix.dtype}; expected {at_least_float32(q.dtype)} for q of {q.dtype}"
+                )
+    if bool(state.momentum) != momentum:
+        have, given = ("has", "is None") if state.momentum else ("lacks", "is given")
+        raise ValueError(f"state.momentum: the state {have} momentum but the argument momentum {given}")
+    if tuple(state.position.shape) != (b,) or int(state.position.min()) != int(state.position.max()):
+        raise ValueError(
+            f"state.position: is {state.position.tolist()}; expected one place in the chunk for all {b} rows"
+        )
+    if not 0 <= int(state.position[0]) < chunk_size:
+        raise ValueError(f"state.position: is {int(state.position[0])}; expected below chunk_size {chunk_size}")

@@ -1,0 +1,49 @@
+"""Where a run computes and in which precision, and random numbers that depend on the step alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from titanlab.platform.distributed import rank
+from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.run_config import TrainConfig
+
+
+def choose_device(config: TrainConfig) -> torch.device:
+    """The device of this process: under torchrun, each rank takes the GPU of its local number.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none for this rank.
+    """
+    count = torch.cuda.device_count()
+    if config.device == "cpu" or (config.device == "auto" and count == 0):
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= count:
+        found = "torch finds no GPU" if count == 0 else f"rank {index} of this host needs a GPU of its own, it has {count}"
+        raise ConfigError(Problem(f"{found}; choose cpu, or start fewer ranks", "train.device"))
+    return torch.device("cuda", index)
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which the model computes: bfloat16 autocast, or nothing for float32."""
+    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
+
+
+@contextmanager
+def own_random_state(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn inside leaves torch's global random state as it was."""
+    with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
+        yield
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seeds torch from (seed, step, rank): a resumed run draws what it would have drawn, with no state to save."""
+    text = f"{seed}/{step}/{rank()}".encode()
+    torch.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little"))

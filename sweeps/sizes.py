@@ -1,0 +1,58 @@
+"""Parameters and memory state of planned models, each distinct model built once and without storage."""
+
+from __future__ import annotations
+
+import traceback
+from typing import NamedTuple
+
+from titanlab.platform.config import digest
+from titanlab.platform.errors import ConfigError
+from titanlab.platform.model import memory_state_size, meta_model, parameter_count
+from titanlab.platform.run_config import RunConfig
+
+
+class Size(NamedTuple):
+    """What a model takes."""
+
+    parameters: int
+    memory_bytes: int
+    """Bytes of memory state a sequence takes in float32, over all layers."""
+
+
+class UnbuildableError(Exception):
+    """A model whose settings are valid one by one but not together; says why."""
+
+
+class Sizes:
+    """Counts models by their settings; a model met again is not built again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Size | UnbuildableError] = {}
+
+    def of(self, run: RunConfig) -> Size:
+        """The size of a run's model.
+
+        Raises:
+            UnbuildableError: the model cannot be built.
+        """
+        key = digest([run.model.identity(), run.task.vocab_size])
+        if key not in self._known:
+            self._known[key] = _measure(run)
+        size = self._known[key]
+        if isinstance(size, UnbuildableError):
+            raise size
+        return size
+
+
+def _measure(run: RunConfig) -> Size | UnbuildableError:
+    try:
+        model = meta_model(run.model, run.task.vocab_size)
+        return Size(parameter_count(model), memory_state_size(run.model, model))
+    except ConfigError as error:
+        return UnbuildableError("; ".join(problem.message for problem in error.problems))
+    except ValueError as error:
+        return UnbuildableError(str(error))
+    except Exception as error:  # a plug-in's own mistake: say where it is, a plan runs nothing that could be lost
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = (str(error).splitlines() or [""])[0]
+        return UnbuildableError(f"{type(error).__name__}: {reason} ({frame.filename}:{frame.lineno})")
