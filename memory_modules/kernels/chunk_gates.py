@@ -8,8 +8,8 @@ chunk of c tokens
     W_c = a_c W + gamma_c S - sum_i C[c, i] grad_i               mix, write = rows of the last token
     S_c =             h_c S - sum_i H[c, i] step_i grad_i
 
-    A[t, s] = prod_{s<j<=t} keep_j     H[s, i] = prod_{i<j<=s} momentum_j     a_t = A[t, 0] keep_0     h_s = H[s, 0] momentum_0
-    C = (A @ H) * step                 gamma = A @ h
+    A[t, s] = prod_{s<j<=t} keep_j         a_t = A[t, 0] keep_0         C = (A @ H) * step
+    H[s, i] = prod_{i<j<=s} momentum_j     h_s = H[s, 0] momentum_0     gamma = A @ h
 
 Without momentum the pair is W alone and C = A * step. Products are never formed as quotients or differences of
 cumulated sums, so a gate of exactly 0 is as good as any other.

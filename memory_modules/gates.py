@@ -1,0 +1,59 @@
+"""Gates: keep, momentum and step as functions of the token, of the chunk, as a learned constant, or off."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from titanlab.platform.tensors import Gate, Hidden
+
+GateMode: TypeAlias = Literal["token", "chunk", "constant", "none"]
+
+
+class SigmoidGate(nn.Module):
+    """scale * sigmoid(x W + bias), one scalar per head (Titans section 3.1-3.2: the gates depend on the data).
+
+    `token`: from each token; `chunk`: from the chunk's first token and held, since pooling over the chunk would see
+    the future; `constant`: a learned scalar a head.
+
+    Args:
+        dim: width of x.
+        heads: number of heads.
+        mode: token | chunk | constant.
+        start: value at initialisation, before `scale`, in (0, 1).
+        scale: the largest value.
+    """
+
+    def __init__(self, dim: int, *, heads: int, mode: GateMode, start: float, scale: float = 1.0) -> None:
+        super().__init__()
+        self.mode, self.scale = mode, scale
+        self.bias = nn.Parameter(torch.full((heads,), math.log(start / (1 - start))))
+        self.weight = None if mode == "constant" else nn.Parameter(torch.empty(heads, dim))
+        if self.weight is not None:
+            nn.init.normal_(self.weight, std=0.02)
+
+    def initial_held(self, batch: int) -> Tensor:
+        """What `chunk` holds before the first token, [b, h]; empty [b, 0] for the other modes."""
+        return self.bias.new_zeros(batch, self.bias.numel() if self.mode == "chunk" else 0)
+
+    def forward(self, x: Hidden, held: Tensor, position: int, chunk_size: int) -> tuple[Gate, Tensor]:
+        """The gate [b, t, h] in float32 or better, and what to hold for the next call."""
+        with torch.autocast(x.device.type, enabled=False):
+            if self.weight is None:
+                return (torch.sigmoid(self.bias) * self.scale).expand(*x.shape[:2], -1), held
+            values = torch.sigmoid(x.to(self.weight.dtype) @ self.weight.mT + self.bias) * self.scale
+        if self.mode == "token" or not x.shape[1]:
+            return values, held
+        # Column 0 is the chunk under way when the call begins; a column's chunk starts at the column itself at best.
+        time = torch.arange(x.shape[1], device=x.device)
+        first = (time - (time + position) % chunk_size).clamp(min=-1) + 1
+        values = torch.cat([held.unsqueeze(1), values], 1)[:, first]
+        return values, values[:, -1]
+
+
+def build_gate(dim: int, *, heads: int, mode: GateMode, start: float, scale: float = 1.0) -> SigmoidGate | None:
+    """The gate of a setting; None where the setting is `none`."""
+    return None if mode == "none" else SigmoidGate(dim, heads=heads, mode=mode, start=start, scale=scale)

@@ -1,0 +1,92 @@
+"""The layer of memories learned by gradient descent with gates: what `titans` and `linear` share."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from titanlab.memory_modules.functional import DeepMemoryState, deep_memory, initial_deep_memory, read_deep_memory
+from titanlab.memory_modules.gates import GateMode, build_gate
+from titanlab.memory_modules.layer import LayerConfig, MemoryLayer
+from titanlab.platform.tensors import Hidden, PerHead
+
+
+class GradientMemoryConfig(LayerConfig):
+    """Settings of a memory with keep, momentum and step."""
+
+    keep: GateMode = "token"
+    """Fraction of the memory kept, the paper's 1 - alpha: from each token, from each chunk's first token, a learned
+    constant, or none (1)."""
+    momentum: GateMode = "token"
+    """Fraction of past surprise kept, the paper's eta: token, chunk, constant, or none (0)."""
+    step: Literal["token", "chunk", "constant"] = "token"
+    """Inner learning rate, the paper's theta: token, chunk or constant; never none."""
+    keep_start: float = Field(0.98, gt=0, lt=1)
+    """Value of keep at initialisation."""
+    momentum_start: float = Field(0.12, gt=0, lt=1)
+    """Value of momentum at initialisation."""
+    step_base: float | None = Field(None, gt=0)
+    """Largest step; the step starts at half of it. By default 1 for a matrix and 0.1 for a deeper memory."""
+    residual: bool = False
+    """Whether the memory is M(x) = x + MLP(x)."""
+
+
+class MlpShape(NamedTuple):
+    """The inner model: `depth` matrices with `hidden` units between them."""
+
+    depth: int
+    hidden: int
+    activation: str
+
+
+class GradientMemoryState(NamedTuple):
+    """Memory and held gates between two tokens."""
+
+    memory: DeepMemoryState
+    held: tuple[Tensor, ...]
+    """Values that gates in mode `chunk` hold: keep, momentum, step; each [b, h] or [b, 0]."""
+
+
+class GradientMemory(MemoryLayer):
+    """`deep_memory` with data-dependent gates and a learned initial memory."""
+
+    def __init__(self, dim: int, config: GradientMemoryConfig, *, mlp: MlpShape) -> None:
+        super().__init__(dim, config)
+        self.chunk_size, self.residual, self.activation = config.chunk_size, config.residual, mlp.activation
+        base = config.step_base or (1.0 if mlp.depth == 1 else 0.1)
+        self.keep = build_gate(dim, heads=self.heads, mode=config.keep, start=config.keep_start)
+        self.momentum = build_gate(dim, heads=self.heads, mode=config.momentum, start=config.momentum_start)
+        self.step = build_gate(dim, heads=self.heads, mode=config.step, start=0.5, scale=base)
+        widths = [self.head_dim, *[mlp.hidden] * (mlp.depth - 1), self.head_dim]
+        self.initial_memory = nn.ParameterList(
+            torch.randn(self.heads, before, after) * before**-0.5
+            for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+        with torch.no_grad():
+            self.initial_memory[-1].mul_(0.1)  # answers start small beside what the first tokens write
+
+    def initial_rule_state(self, batch: int) -> GradientMemoryState:
+        memory = initial_deep_memory(list(self.initial_memory), batch, self.momentum is not None)
+        gates = (self.keep, self.momentum, self.step)
+        held = (gate.initial_held(batch) if gate else self.gate.weight.new_zeros(batch, 0) for gate in gates)
+        return GradientMemoryState(memory, tuple(held))
+
+    def write(
+        self, x: Hidden, q: PerHead, k: PerHead, v: PerHead, state: GradientMemoryState
+    ) -> tuple[PerHead, GradientMemoryState]:
+        position, values, held = int(state.memory.position[0]), [], []
+        for gate, before in zip((self.keep, self.momentum, self.step), state.held, strict=True):
+            value, after = gate(x, before, position, self.chunk_size) if gate else (None, before)
+            values.append(value)
+            held.append(after)
+        y, memory = deep_memory(
+            q, k, v, *values, list(self.initial_memory), chunk_size=self.chunk_size, residual=self.residual,
+            activation=self.activation, state=state.memory,
+        )  # fmt: skip
+        return y, GradientMemoryState(memory, tuple(held))
+
+    def recall(self, q: PerHead, state: GradientMemoryState) -> PerHead:
+        return read_deep_memory(q, state.memory, residual=self.residual, activation=self.activation)
