@@ -82,9 +82,9 @@ class Mac(Architecture):
         """Tokens of one segment, normed; hands on a fresh segment once this one is full."""
         retrieved = self.memory.read(x, state.at_start)
         y, seen = self.attention(x, retrieved, prefix, state.segment)
-        y = self.attention_norm(y)
+        y = self.attention_norm(y.to(x.dtype))  # in the residual's type, which autocast leaves wide
         m, memory = self.memory(y, state.memory)
-        output = y * torch.sigmoid(self.gate_norm(m))
+        output = y * torch.sigmoid(self.gate_norm(m.to(x.dtype)))
         if self.attention.length(seen) == self.segment:
             return output, MacState(memory, memory, self.attention.initial_state(x.shape[0]))
         return output, MacState(memory, state.at_start, seen)

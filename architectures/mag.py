@@ -65,4 +65,5 @@ class Mag(Architecture):
         inputs, prefix = self.norm(x), self.norm(self.persistent(x.shape[0]))
         y, window = self.attention(inputs, prefix, state.window)
         m, memory = self.memory(inputs, state.memory)
-        return x + self.attention_norm(y) * torch.sigmoid(self.gate_norm(m)), MagState(memory, window)
+        gate = torch.sigmoid(self.gate_norm(m.to(x.dtype)))  # in the residual's type, which autocast leaves wide
+        return x + self.attention_norm(y.to(x.dtype)) * gate, MagState(memory, window)

@@ -62,7 +62,7 @@ def deep_memory(
         momentum: [b, t, h] in [0, 1), the fraction of past surprise kept; None: off.
         step: [b, t, h] > 0, the inner learning rate.
         weights: L >= 1 matrices [h, in, out] of the memory before the first token, first in = last out = d.
-            Not read when `state` is given.
+            With a `state` only their shapes are read.
         chunk_size: tokens that share one reference memory.
         residual: M(x) = x + MLP(x).
         activation: gelu (tanh form) | silu | relu | tanh, between the matrices.
@@ -83,10 +83,10 @@ def deep_memory(
     if backend not in BACKENDS:
         raise ValueError(f"backend: {unknown_name('backend', backend, BACKENDS)}")
     dtype = at_least_float32(q.dtype)
+    _check_weights(weights, q)
     if state is None:
-        _check_weights(weights, q)
         state = initial_deep_memory(weights, q.shape[0], momentum is not None, dtype)
-    _check_state(state, q, momentum is not None, chunk_size)
+    _check_state(state, q, weights, momentum is not None, chunk_size)
     outputs = []
     with torch.autocast(q.device.type, enabled=False):
         for piece in pieces(int(state.position[0]), q.shape[1], chunk_size):
@@ -222,22 +222,22 @@ def _check_weights(weights: Sequence[Tensor], q: Tensor) -> None:
         width = matrix.shape[2]
 
 
-def _check_state(state: DeepMemoryState, q: Tensor, momentum: bool, chunk_size: int) -> None:
-    b, _, h, _ = q.shape
-    for name in ("weights", "momentum", "reference"):
-        for index, matrix in enumerate(getattr(state, name)):
-            if matrix.ndim != 4 or tuple(matrix.shape[:2]) != (b, h):
-                raise ValueError(f"state.{name}[{index}]: has shape {_shape(matrix)}; expected [{b}, {h}, in, out]")
-            if matrix.dtype != at_least_float32(q.dtype):
-                raise ValueError(
-                    f"state.{name}[{index}]: is {matrix.dtype}; expected {at_least_float32(q.dtype)} for q of {q.dtype}"
-                )
+def _check_state(state: DeepMemoryState, q: Tensor, weights: Sequence[Tensor], momentum: bool, chunk_size: int) -> None:
+    b, dtype = q.shape[0], at_least_float32(q.dtype)
     if bool(state.momentum) != momentum:
         have, given = ("has", "is None") if state.momentum else ("lacks", "is given")
         raise ValueError(f"state.momentum: the state {have} momentum but the argument momentum {given}")
+    families = {"weights": state.weights, "reference": state.reference}
+    for name, matrices in {**families, "momentum": state.momentum}.items() if momentum else families.items():
+        if len(matrices) != len(weights):
+            raise ValueError(f"state.{name}: has {len(matrices)} matrices; expected {len(weights)}, as in weights")
+        for index, (matrix, like) in enumerate(zip(matrices, weights, strict=True)):
+            if tuple(matrix.shape) != (b, *like.shape) or matrix.dtype != dtype:
+                raise ValueError(
+                    f"state.{name}[{index}]: has shape {_shape(matrix)} and type {matrix.dtype}; expected "
+                    f"{[b, *like.shape]} (b, h, in, out) and {dtype}"
+                )
     if tuple(state.position.shape) != (b,) or int(state.position.min()) != int(state.position.max()):
-        raise ValueError(
-            f"state.position: is {state.position.tolist()}; expected one place in the chunk for all {b} rows"
-        )
+        raise ValueError(f"state.position: is {state.position.tolist()}; expected one place in the chunk for {b} rows")
     if not 0 <= int(state.position[0]) < chunk_size:
         raise ValueError(f"state.position: is {int(state.position[0])}; expected below chunk_size {chunk_size}")

@@ -24,12 +24,14 @@ class GradientMemoryConfig(LayerConfig):
     """Fraction of past surprise kept, the paper's eta: token, chunk, constant, or none (0)."""
     step: Literal["token", "chunk", "constant"] = "token"
     """Inner learning rate, the paper's theta: token, chunk or constant; never none."""
-    keep_start: float = Field(0.98, gt=0, lt=1)
-    """Value of keep at initialisation."""
+    keep_start: float | None = Field(None, gt=0, lt=1)
+    """Value of keep at initialisation. By default 0.98 for a matrix and 0.999 for a deeper memory, whose matrices
+    would otherwise all decay to 0, where their gradients are 0 too."""
     momentum_start: float = Field(0.12, gt=0, lt=1)
     """Value of momentum at initialisation."""
     step_base: float | None = Field(None, gt=0)
-    """Largest step; the step starts at half of it. By default 1 for a matrix and 0.1 for a deeper memory."""
+    """Largest step; the step starts at half of it. By default 2 / chunk_size, at most 1 for a matrix and 0.1 for a
+    deeper memory: steps of a chunk that add up to more than 2 along one key make the memory grow without bound."""
     residual: bool = False
     """Whether the memory is M(x) = x + MLP(x)."""
 
@@ -56,13 +58,15 @@ class GradientMemory(MemoryLayer):
     def __init__(self, dim: int, config: GradientMemoryConfig, *, mlp: MlpShape) -> None:
         super().__init__(dim, config)
         self.chunk_size, self.residual, self.activation = config.chunk_size, config.residual, mlp.activation
-        base = config.step_base or (1.0 if mlp.depth == 1 else 0.1)
-        self.keep = build_gate(dim, heads=self.heads, mode=config.keep, start=config.keep_start)
+        deep = mlp.depth > 1
+        base = config.step_base or min(0.1 if deep else 1.0, 2 / config.chunk_size)
+        keep_start = config.keep_start or (0.999 if deep else 0.98)
+        self.keep = build_gate(dim, heads=self.heads, mode=config.keep, start=keep_start)
         self.momentum = build_gate(dim, heads=self.heads, mode=config.momentum, start=config.momentum_start)
         self.step = build_gate(dim, heads=self.heads, mode=config.step, start=0.5, scale=base)
         widths = [self.head_dim, *[mlp.hidden] * (mlp.depth - 1), self.head_dim]
         self.initial_memory = nn.ParameterList(
-            torch.randn(self.heads, before, after) * before**-0.5
+            nn.init.normal_(torch.empty(self.heads, before, after), std=before**-0.5)
             for before, after in zip(widths[:-1], widths[1:], strict=True)
         )
         with torch.no_grad():

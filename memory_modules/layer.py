@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.memory import MemoryConfig, MemoryModule
 from titanlab.platform.tensors import Hidden, PerHead, State
 
@@ -43,14 +44,15 @@ class MemoryLayer(MemoryModule):
     """The layer; a rule adds what it writes and reads by `initial_rule_state`, `write` and `recall`.
 
     Raises:
-        ValueError: `heads` does not divide `dim`.
+        ConfigError: `heads` does not divide `dim`.
     """
 
     def __init__(self, dim: int, config: LayerConfig) -> None:
         super().__init__()
         if dim % config.heads:
             fitting = [heads for heads in range(1, dim + 1) if dim % heads == 0 and heads <= 64]
-            raise ValueError(f"memory.heads: {config.heads} does not divide dim {dim}; {fitting} would")
+            message = f"{config.heads} heads do not divide dim {dim}; {', '.join(map(str, fitting))} would"
+            raise ConfigError(Problem(message, "model.memory.heads"))
         self.heads, self.head_dim = config.heads, dim // config.heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.taps = nn.Parameter(torch.empty(3 * dim, 1, config.convolution)) if config.convolution > 1 else None
@@ -86,10 +88,11 @@ class MemoryLayer(MemoryModule):
 
     def read(self, x: Hidden, state: LayerState) -> Hidden:
         # Each token is a query of its own, so its convolution sees nothing before it: the last tap alone.
-        qkv = self.qkv(x)
+        width = self.heads * self.head_dim
+        q = F.linear(x, self.qkv.weight[:width])
         if self.taps is not None:
-            qkv = qkv * self.taps[:, 0, -1]
-        q, _, _ = self._heads(F.silu(qkv))
+            q = q * self.taps[:width, 0, -1]
+        q = F.normalize(F.silu(q).unflatten(-1, (self.heads, self.head_dim)), dim=-1, eps=1e-6)
         return self._output(x, self.recall(q, state.rule))
 
     def _convolve(self, qkv: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,4 +108,4 @@ class MemoryLayer(MemoryModule):
         return F.normalize(q, dim=-1, eps=1e-6), F.normalize(k, dim=-1, eps=1e-6), v
 
     def _output(self, x: Hidden, y: PerHead) -> Hidden:
-        return self.out(self.norm(y).flatten(-2) * F.silu(self.gate(x)))
+        return self.out(self.norm(y.to(self.norm.weight.dtype)).flatten(-2) * F.silu(self.gate(x)))

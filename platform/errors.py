@@ -51,7 +51,7 @@ class Problem:
         return ": ".join(str(part) for part in (self.location, self.path, self.message) if part)
 
 
-class ConfigError(TitanlabError):
+class ConfigError(TitanlabError, ValueError):
     """A configuration that cannot be used; `problems` says each reason with its place."""
 
     def __init__(self, problems: Problem | Sequence[Problem]) -> None:

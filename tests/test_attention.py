@@ -1,6 +1,7 @@
 """Attention: every backend pattern against a masked softmax, rotary positions, and caches that may be cut anywhere."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +17,15 @@ from titanlab.architectures.attention.streaming import CausalAttention, SegmentA
 from titanlab.platform.errors import ConfigError
 
 DOUBLE = torch.float64
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small lose more to waking threads than they win, far more when the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

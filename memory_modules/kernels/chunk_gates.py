@@ -50,8 +50,8 @@ def chunk_gates(keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> C
         )
     carried = products_within(momentum)  # H
     surprise = carried[..., 0] * momentum[..., :1]  # h
-    from_surprise = (kept @ surprise.unsqueeze(-1)).squeeze(-1)  # gamma
-    inner = (kept @ carried) * step.unsqueeze(-2)
+    from_surprise = _Product.apply(kept, surprise.unsqueeze(-1)).squeeze(-1)  # gamma
+    inner = _Product.apply(kept, carried) * step.unsqueeze(-2)
     last = torch.stack([from_start[..., -1], from_surprise[..., -1]], -1)
     surprise_row = torch.stack([torch.zeros_like(surprise[..., -1]), surprise[..., -1]], -1)
     return ChunkGates(
@@ -83,7 +83,24 @@ class _ProductsWithin(torch.autograd.Function):
         # Leaving factor j out of the product over (s, t] gives P[t, j] P[j-1, s]; no division, so zeros are exact:
         # d gate_j = sum_t P[t, j] sum_s dP[t, s] P[j-1, s]
         (products,) = ctx.saved_tensors
-        without = d_products.tril() @ products.transpose(-1, -2)  # [t, j-1]
+        with torch.autocast(d_products.device.type, enabled=False):
+            without = d_products.tril() @ products.mT  # [t, j-1]
         d_gate = torch.zeros(products.shape[:-1], dtype=products.dtype, device=products.device)
         d_gate[..., 1:] = (products[..., 1:] * without[..., :-1]).sum(-2)
         return d_gate
+
+
+class _Product(torch.autograd.Function):
+    """a @ b whose gradient, too, stays in the gates' precision when it is taken inside autocast."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_product: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        with torch.autocast(d_product.device.type, enabled=False):
+            return d_product @ b.mT, a.mT @ d_product

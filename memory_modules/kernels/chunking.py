@@ -19,7 +19,7 @@ class Piece(NamedTuple):
 def pieces(position: int, length: int, chunk_size: int) -> Iterator[Piece]:
     """The rest of a chunk already under way at `position`, the whole chunks, and the part of one that is left."""
     start = 0
-    if position:
+    if position and length:
         start = min(chunk_size - position, length)
         yield Piece(0, 1, start)
     whole = (length - start) // chunk_size

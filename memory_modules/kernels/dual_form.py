@@ -155,28 +155,34 @@ class _DualForm(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_y: Tensor, *d_after: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, read, inner, write, mix, *rest = ctx.saved_tensors
-        first_reference, starts, layers = rest[: ctx.layers], rest[ctx.layers :], ctx.layers
-        d_inputs = [torch.empty_like(tensor) for tensor in (q, k, v, read, inner, write, mix)]
-        d_state, d_reference = list(d_after), []
-        for i in reversed(range(q.shape[0])):
-            gates = ChunkGates(read[i], inner[i], write[i], mix[i])
-            state = starts[i * layers : (i + 1) * layers]
-            reference = [parts[:, 0] for parts in state] if i else first_reference
-            if ctx.chunks:
-                chunk = ctx.chunks[i]
-            else:
-                _, chunk = _forward_chunk(
-                    q[i], k[i], v[i], gates, reference, state, ctx.activation, ctx.residual, gradient=True
-                )
-            backward = _ChunkGradient(chunk, gates, reference, state, ctx.residual)
-            d_chunk, d_reference, d_state = backward.run(d_y[i], d_state)
-            for d_input, d_value in zip(d_inputs, d_chunk, strict=True):
-                d_input[i] = d_value
-            if i:
-                for d_parts, d_matrix in zip(d_state, d_reference, strict=True):
-                    d_parts[:, 0] += d_matrix
-        return None, None, None, *d_inputs, *d_reference, *d_state
+        with torch.autocast(d_y.device.type, enabled=False):
+            return None, None, None, *_gradient(ctx, d_y, d_after)
+
+
+def _gradient(ctx: Any, d_y: Tensor, d_after: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of all tensors that `dual_form` was given, chunk by chunk from the last."""
+    q, k, v, read, inner, write, mix, *rest = ctx.saved_tensors
+    first_reference, starts, layers = rest[: ctx.layers], rest[ctx.layers :], ctx.layers
+    d_inputs = [torch.empty_like(tensor) for tensor in (q, k, v, read, inner, write, mix)]
+    d_state, d_reference = list(d_after), []
+    for i in reversed(range(q.shape[0])):
+        gates = ChunkGates(read[i], inner[i], write[i], mix[i])
+        state = starts[i * layers : (i + 1) * layers]
+        reference = [parts[:, 0] for parts in state] if i else first_reference
+        if ctx.chunks:
+            chunk = ctx.chunks[i]
+        else:
+            _, chunk = _forward_chunk(
+                q[i], k[i], v[i], gates, reference, state, ctx.activation, ctx.residual, gradient=True
+            )
+        backward = _ChunkGradient(chunk, gates, reference, state, ctx.residual)
+        d_chunk, d_reference, d_state = backward.run(d_y[i], d_state)
+        for d_input, d_value in zip(d_inputs, d_chunk, strict=True):
+            d_input[i] = d_value
+        if i:
+            for d_parts, d_matrix in zip(d_state, d_reference, strict=True):
+                d_parts[:, 0] += d_matrix
+    return [*d_inputs, *d_reference, *d_state]
 
 
 class _ChunkGradient:
