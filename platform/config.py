@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, LiteralString, Self
 
 from pydantic import (
@@ -74,11 +75,9 @@ class Config(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The settings that decide the result and differ from their defaults, so a new setting orphans no old trial."""
         chosen: dict[str, Any] = {"type": self.type_name} if self.type_name else {}
-        for name, field in type(self).model_fields.items():
-            if not decides_result(field):
-                continue
+        for name, default in _default_identities(type(self)).items():
             value = _identity(getattr(self, name))
-            if value != _identity(field.get_default(call_default_factory=True, validated_data={})):
+            if value != default:
                 chosen[name] = value
         return chosen
 
@@ -100,11 +99,26 @@ def no_result(default: Any, **keywords: Any) -> Any:
     return _Field(default, json_schema_extra={"decides_result": False}, **keywords)
 
 
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+
+
 def _identity(value: Any) -> Any:
     """A setting as it counts in an identity: of a block only what decides the result."""
+    if type(value) in _PLAIN:  # most settings; sweeps of thousands of cells come through here
+        return value
     if isinstance(value, Config):
         return value.identity()
     return [_identity(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+@cache
+def _default_identities(config: type[Config]) -> dict[str, Any]:
+    """The default of every setting that decides the result; a required one has a default that equals nothing."""
+    return {
+        name: _identity(field.get_default(call_default_factory=True, validated_data={}))
+        for name, field in config.model_fields.items()
+        if decides_result(field)
+    }
 
 
 def decides_result(field: FieldInfo) -> bool:

@@ -39,7 +39,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def slug(name: str) -> str:
-    """A name as part of a path: lower-case letters and digits joined by single hyphens, at most 80; `run` if none is left."""
+    """A name as part of a path: small letters and digits joined by single dashes, at most 80; `run` if none is left."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80].rstrip("-") or "run"
 
 

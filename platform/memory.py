@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from titanlab.platform.config import Config
 from titanlab.platform.registry import Registry
+from titanlab.platform.shapes import shapes_only
 from titanlab.platform.tensors import Hidden, State
 
 
@@ -26,7 +27,7 @@ class MemoryConfig(Config, ABC):
 
     def state_size(self, dim: int) -> int:
         """Bytes that one sequence's state takes in float32, convolution caches included."""
-        with torch.device("meta"):
+        with shapes_only():
             state = self.build(dim).initial_state(1)
         return sum(
             leaf.numel() * (4 if leaf.is_floating_point() else leaf.element_size())

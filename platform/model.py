@@ -14,6 +14,7 @@ from titanlab.platform.architecture import ARCHITECTURES, ArchitectureConfig
 from titanlab.platform.config import Config, problems_of
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.memory import MEMORY_MODULES, MemoryConfig, MemoryModule
+from titanlab.platform.shapes import shapes_only
 from titanlab.platform.tensors import Hidden, Ids, Logits, State
 
 
@@ -107,16 +108,16 @@ def parameter_count(model: nn.Module) -> int:
 
 def memory_state_size(config: ModelConfig, model: Model) -> int:
     """Bytes of memory state a sequence takes in float32, over all layers; 0 for a model without a memory."""
-    return sum(
-        config.memory.for_layer(index, config.layers).state_size(config.dim)
-        for index, block in enumerate(model.blocks)
-        if any(isinstance(module, MemoryModule) for module in block.modules())
-    )
+    with_memory = [any(isinstance(part, MemoryModule) for part in block.modules()) for block in model.blocks]
+    layers = [config.memory.for_layer(index, config.layers) for index in range(config.layers) if with_memory[index]]
+    # Most rules are one and the same configuration in every layer.
+    bytes_of = {key: layer.state_size(config.dim) for key, layer in {id(layer): layer for layer in layers}.items()}
+    return sum(bytes_of[id(layer)] for layer in layers)
 
 
 def meta_model(config: ModelConfig, vocab_size: int) -> Model:
     """The model without storage: its shapes only, to count parameters and state of a plan."""
-    with torch.device("meta"):
+    with shapes_only():
         return config.build(vocab_size)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
-from titanlab.platform.config import SCHEMA_VERSION, Config, digest, no_result, problems_of
+from titanlab.platform.config import SCHEMA_VERSION, Config, digest, no_result, problems_of, validation_error
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.model import ModelConfig
 from titanlab.platform.task import TASKS, TaskConfig
@@ -49,6 +49,13 @@ class TrainConfig(Config):
     """Steps between lines of metrics."""
     device: Literal["auto", "cpu", "cuda"] = no_result("auto")
     """Where to train; auto: a GPU if there is one."""
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        if self.batch_size % self.accumulate:
+            message = f"must be a multiple of accumulate ({self.accumulate}), got {self.batch_size}"
+            raise validation_error("TrainConfig", [(("batch_size",), message, self.batch_size)])
+        return self
 
 
 class RunConfig(Config):

@@ -158,9 +158,7 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, location, path)
         self.open_nodes.add(id(node))
-        value = (
-            dict(self._entries(node, path)) if isinstance(node, yaml.MappingNode) else self._items(node, path, location)
-        )
+        value = dict(self._entries(node, path)) if isinstance(node, yaml.MappingNode) else self._items(node, path)
         self.open_nodes.discard(id(node))
         return value
 
@@ -169,16 +167,22 @@ class _Reader:
         seen: dict[str, Location] = {}
         for key_node, value_node in node.value:
             place = _location(self.file, key_node.start_mark)
-            if not isinstance(key_node, yaml.ScalarNode):
-                _refuse(place, "a key must be a word, not a list or a mapping", path)
-            key = key_node.value
+            key = self._key(key_node, place, path)
             if key in seen:
-                _refuse(
-                    place, f"the key '{key}' stands here twice; its first place is line {seen[key].line}", (*path, key)
-                )
+                message = f"the key '{key}' stands here twice; its first place is line {seen[key].line}"
+                _refuse(place, message, (*path, key))
             seen[key] = place
             self.marks[(*path, key)] = place
             yield key, self.read(value_node, (*path, key))
+
+    def _key(self, node: yaml.Node, place: Location, path: KeyPath) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            _refuse(place, "a key must be a word, not a list or a mapping", path)
+        self._refuse_tag(node, "tag:yaml.org,2002:str", path)
+        self._refuse_surrogates(node.value, place, path)
+        if node.value == "<<" and node.style is None:
+            _refuse(place, "merge keys (<<) are not part of YAML 1.2; write the settings out", path)
+        return node.value
 
     def _items(self, node: yaml.Node, path: KeyPath) -> list[Any]:
         self._refuse_tag(node, "tag:yaml.org,2002:seq", path)
@@ -196,11 +200,13 @@ class _Reader:
 
     def _refuse_tag(self, node: yaml.Node, expected: str, path: KeyPath) -> None:
         if node.tag not in (expected, "!"):
-            _refuse(
-                _location(self.file, node.start_mark),
-                f"the tag {node.tag} is not allowed; settings are plain data",
-                path,
-            )
+            place = _location(self.file, node.start_mark)
+            _refuse(place, f"the tag {node.tag} is not allowed; settings are plain data", path)
+
+    def _refuse_surrogates(self, text: str, place: Location, path: KeyPath) -> None:
+        """Half a UTF-16 pair, written as an escape, is no character: nothing could print or hash it."""
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            _refuse(place, "holds an escape that is no character", path)
 
 
 def plain_scalar(text: str) -> Any:
@@ -220,7 +226,8 @@ def plain_scalar(text: str) -> Any:
     return float("nan") if _NAN.fullmatch(text) else text
 
 
-def _location(file: str, mark: yaml.Mark) -> Location:
+def _location(file: str, mark: Any) -> Location:
+    """A mark of PyYAML's, counting from 1."""
     return Location(file, mark.line + 1, mark.column + 1)
 
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from titanlab.platform.config import Config, digest, problems_of, shown_value, validation_error
 from titanlab.platform.errors import ConfigError
+from titanlab.platform.files import slug
 from titanlab.platform.overrides import apply_overrides
 from titanlab.platform.yaml_source import Document, parse_yaml, read_text
 
@@ -102,8 +103,9 @@ class SweepConfig(Config):
     @property
     def id(self) -> str:
         """The name as a folder: small letters, digits and dashes."""
-        slug = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")[:80].rstrip("-")
-        return slug or f"sweep-{digest(self.name)[:8]}"
+        # A name without one Latin letter or digit would share its folder with every other such name.
+        has_latin = re.search(r"[a-z0-9]", self.name.lower()) is not None
+        return slug(self.name) if has_latin else f"sweep-{digest(self.name)[:8]}"
 
 
 @dataclass(frozen=True)

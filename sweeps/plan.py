@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -126,7 +127,8 @@ def _settled(sweep: Sweep, base: RunConfig, points: list[Point]) -> list[RunConf
         try:
             runs.append(settle(sweep, base, point))
         except ConfigError as error:
-            problems.add(*error.problems)
+            for problem in error.problems:
+                problems.add(problem)
     problems.raise_any()
     return runs
 
@@ -136,7 +138,8 @@ def _distinct(points: list[Point], runs: list[RunConfig], labels: list[str]) -> 
     found: dict[str, _Found] = {}
     notes = []
     for point, run, variant in zip(points, runs, labels, strict=True):
-        first = found.setdefault(run.cell_key, _Found(point, run, run.cell_key, variant))
+        key = run.cell_key
+        first = found.setdefault(key, _Found(point, run, key, variant))
         if first.point is not point:
             notes.append(f"'{variant}' is the same run as '{first.variant}': planned once")
     return list(found.values()), tuple(notes)
@@ -148,8 +151,9 @@ def _sizes(sweep: Sweep, base: RunConfig, kept: list[_Found]) -> list[Size]:
         try:
             sizes.append(counted.of(found.run))
         except UnbuildableError as error:
-            message = f"the model of '{found.variant}' cannot be built: {error}"
-            problems.add(sweep.document.problem(_to_blame(sweep, base, found.point, counted), message))
+            place = _to_blame(sweep, base, found.point, counted)
+            message = f"the model cannot be built: {error} (first met in '{found.variant}')"
+            problems.add(sweep.document.problem(place, message), same_as=(place, str(error)))
     problems.raise_any()
     return sizes
 
@@ -179,12 +183,11 @@ class _Problems:
     """Collects each distinct problem once."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Problem] = {}
+        self._found: dict[Hashable, Problem] = {}
 
-    def add(self, *problems: Problem) -> None:
-        """Keeps what was not there yet, the first `SHOWN_PROBLEMS` of it."""
-        for problem in problems:
-            self._found.setdefault(str(problem), problem)
+    def add(self, problem: Problem, same_as: Hashable = None) -> None:
+        """Keeps a problem whose `same_as` (by default its text) was not there yet."""
+        self._found.setdefault(same_as or str(problem), problem)
 
     def raise_any(self) -> None:
         """Raises what was collected, if anything was."""

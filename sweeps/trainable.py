@@ -6,12 +6,12 @@ process that died, and the trial goes on from its checkpoint.
 
 from __future__ import annotations
 
-import contextlib
+import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from titanlab.platform.config import problems_of
 from titanlab.platform.errors import ConfigError, NonFiniteLossError
 from titanlab.platform.plugins import Plugin, install
 from titanlab.platform.run_config import RunConfig
-from titanlab.platform.task import TASKS
 from titanlab.platform.tracking.sync import JournalSync
 from titanlab.platform.training.loop import train
-from titanlab.sweeps.trial_record import TrialRecord, begin_attempt, read_record, training
+from titanlab.platform.training.run_directory import METRICS
+from titanlab.sweeps.trial_record import Status, TrialRecord, begin_attempt, write_failure
 
 
 @dataclass(frozen=True)
@@ -47,39 +47,33 @@ class Job:
 
 
 def run_trial(job: Job) -> TrialRecord:
-    """Trains a trial to its end, its stop or its failure, and keeps the record in its folder."""
+    """Trains a trial to its end, its stop or its failure, and keeps a failure in its folder."""
     folder = Path(job.folder)
-    with training(folder):
-        record = read_record(folder)
-        if record is None or record.status != "complete":
-            attempt = begin_attempt(folder)
-        else:
-            attempt = record.attempt
-        sync = JournalSync(job.tracking_uri, job.run_id, folder / "metrics.jsonl")
-        sync.start({"trial.attempt": str(attempt)})
-        digest = ""
-        if record is None or record.status != "complete":
-            record, digest = _train(job, folder, attempt)
-            record.write(folder)
-        tags = {"data.digest": digest} if digest else {}
-        sync.close(finished=tags if record.status == "complete" else None)
+    if Path(job.stop_file).exists():
+        return TrialRecord("stopped")  # its turn came after the driver was asked to stop
+    attempt = begin_attempt(folder)
+    sync = JournalSync(job.tracking_uri, job.run_id, folder / METRICS)
+    sync.start({"trial.attempt": str(attempt)})
+    record, finished = _train(job, folder)
+    if record.failed:
+        write_failure(folder, record)
+    sync.close(finished=finished)
     return record
 
 
-def _train(job: Job, folder: Path, attempt: int) -> tuple[TrialRecord, str]:
-    digest = ""
+def _train(job: Job, folder: Path) -> tuple[TrialRecord, dict[str, str] | None]:
+    """The trial's record, and the tags of a finished run."""
     try:
         for plugin in job.plugins:
             install(plugin)
-        config = _config(job)
         with _threads(job.cpu):
-            digest = _data_digest(config)
-            outcome = train(config, folder, should_stop=_stop_check(Path(job.stop_file)))
+            outcome = train(_config(job), folder, should_stop=_stop_check(Path(job.stop_file)))
     except NonFiniteLossError as error:
-        return _failure("diverged", error, attempt), digest
+        return _failure("diverged", error), None
     except (Exception, SystemExit) as error:  # a plug-in may raise anything; it must cost no other trial anything
-        return _failure("out_of_memory" if _is_out_of_memory(error) else "failed", error, attempt), digest
-    return TrialRecord(outcome.status, outcome.step, dict(outcome.metrics), attempt=attempt), digest
+        return _failure("out_of_memory" if _is_out_of_memory(error) else "failed", error), None
+    record = TrialRecord(outcome.status, outcome.step, dict(outcome.metrics))
+    return record, {"data.digest": outcome.data_digest} if outcome.status == "complete" else None
 
 
 def _config(job: Job) -> RunConfig:
@@ -91,3 +85,48 @@ def _config(job: Job) -> RunConfig:
         # Ray hides no GPU from a trial that asked for none.
         return config.replace(train=config.train.replace(device="cpu"))
     return config
+
+
+def _stop_check(stop_file: Path) -> Callable[[], bool]:
+    """Whether the driver asked to stop; asks the disk at most once a second."""
+    asked, answer = 0.0, False
+
+    def check() -> bool:
+        nonlocal asked, answer
+        now = time.monotonic()
+        if not answer and now - asked >= 1.0:
+            asked, answer = now, stop_file.exists()
+        return answer
+
+    return check
+
+
+@contextmanager
+def _threads(cpu: float) -> Iterator[None]:
+    """As many threads as the trial has cores: more would slow its neighbours, and change the last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(cpu)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _failure(status: Status, error: BaseException) -> TrialRecord:
+    name = "OutOfMemory" if status == "out_of_memory" else type(error).__name__
+    trace = "".join(traceback.format_exception(error))
+    return TrialRecord(status, error_type=name, message=str(error), traceback=trace)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The CPU allocator has no error class of its own.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def tune_trial(config: Mapping[str, Any], jobs: Mapping[str, Job]) -> None:
+    """The function that Ray Tune calls; lives in an importable module, so that it travels by name."""
+    from ray import tune
+
+    tune.report({"record": json.dumps(asdict(run_trial(jobs[config["trial"]])))})

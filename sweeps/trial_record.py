@@ -1,40 +1,39 @@
-"""How a trial ended, kept in its folder: what decides whether it runs again, whatever MLflow knows."""
+"""How a trial stands, read from its folder: what decides whether it runs again, whatever MLflow knows.
+
+`outcome.json` (the training's own) says that it is complete; `failure.json` says why its last attempt failed, and
+`attempt.json` which attempt it was and in which process.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from filelock import FileLock, Timeout
 
-from titanlab.platform.errors import TitanlabError
 from titanlab.platform.files import write_atomically
+from titanlab.platform.training.run_directory import LOCK, read_outcome
 
 Status: TypeAlias = Literal["complete", "stopped", "diverged", "out_of_memory", "failed"]
-HANDOVER = 60.0  # seconds a new process waits for a dying one to leave a trial
 
-
-class TrialBusyError(TitanlabError):
-    """Another process is training this trial."""
+FAILURE, ATTEMPT = "failure.json", "attempt.json"
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """The end of a trial's last attempt."""
+    """What the last attempt at a trial came to."""
 
     status: Status
-    """`stopped` waits to be resumed; the last three are failures that a retry would repeat."""
+    """`stopped` waits to be resumed; the last three are failures."""
     step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     error_type: str = ""
     message: str = ""
     traceback: str = ""
-    attempt: int = 1
 
     @property
     def failed(self) -> bool:
@@ -45,63 +44,60 @@ class TrialRecord:
     def reason(self) -> str:
         """The failure in one line."""
         lines = self.message.strip().splitlines()
-        text = lines[0] if lines else ""
-        return f"{self.error_type}: {text}" if text else self.error_type
-
-    def write(self, folder: Path) -> None:
-        """Keeps it as `outcome.json`, in one step."""
-        write_atomically(folder / "outcome.json", json.dumps(asdict(self)) + "\n")
+        return f"{self.error_type}: {lines[0]}" if lines else self.error_type
 
 
 def read_record(folder: Path) -> TrialRecord | None:
-    """What the last attempt came to; None if there was none, or if it was killed."""
-    try:
-        return TrialRecord(**json.loads((folder / "outcome.json").read_text()))
-    except FileNotFoundError:
-        return None
+    """How the trial stands; None if it was never begun.
+
+    Raises:
+        CheckpointError: the outcome in the folder is damaged.
+    """
+    finished = read_outcome(folder)
+    if finished is not None:
+        return TrialRecord("complete", finished[0], finished[1])
+    failure = _read(folder / FAILURE)
+    if failure is not None:
+        return TrialRecord(**failure)
+    return TrialRecord("stopped") if attempts(folder) else None
+
+
+def write_failure(folder: Path, record: TrialRecord) -> None:
+    """Keeps a failure until the next attempt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / FAILURE, json.dumps(asdict(record), indent=2) + "\n")
 
 
 def begin_attempt(folder: Path) -> int:
-    """Counts an attempt and removes the record of the one before; returns its number, from 1."""
-    (folder / "outcome.json").unlink(missing_ok=True)
+    """Counts an attempt and forgets the failure of the one before; returns its number, from 1."""
+    folder.mkdir(parents=True, exist_ok=True)
     attempt = attempts(folder) + 1
-    write_atomically(folder / "attempt.json", json.dumps({"attempt": attempt, "pid": os.getpid()}) + "\n")
+    write_atomically(folder / ATTEMPT, json.dumps({"attempt": attempt, "pid": os.getpid()}) + "\n")
+    (folder / FAILURE).unlink(missing_ok=True)
     return attempt
 
 
 def attempts(folder: Path) -> int:
     """How many attempts were begun."""
-    try:
-        return int(json.loads((folder / "attempt.json").read_text())["attempt"])
-    except FileNotFoundError:
-        return 0
-
-
-@contextmanager
-def training(folder: Path, patience: float = HANDOVER) -> Iterator[None]:
-    """Holds a trial's folder for one process; the operating system lets go of it when the process dies.
-
-    Raises:
-        TrialBusyError: another process holds it and does not leave.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        raise TrialBusyError(f"another process is training the trial in {folder}") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    found = _read(folder / ATTEMPT)
+    return int(found["attempt"]) if found else 0
 
 
 def is_training(folder: Path) -> bool:
-    """Whether some process is training the trial right now."""
-    if not (folder / ".lock").exists():
+    """Whether some process of this machine is training the trial right now."""
+    if not (folder / LOCK).exists():
         return False
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with training(folder, patience=0):
-            return False
-    except TrialBusyError:
+        lock.acquire()
+    except Timeout:
         return True
+    lock.release()
+    return False
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None

@@ -45,7 +45,9 @@ def split_documents(documents: Sequence[Document], source: str) -> dict[Part, li
     for part, kept in parts.items():
         if not kept:
             size = sum(len(document.text) for document in documents)
-            raise DataError(f"{source}: too little text for a {part} part: {len(documents)} documents of {size} bytes together")
+            raise DataError(
+                f"{source}: too little text for a {part} part: {len(documents)} documents of {size} bytes together"
+            )
     return parts
 
 

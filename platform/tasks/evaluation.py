@@ -24,8 +24,8 @@ class Score(NamedTuple):
     """Cross-entropy in nats."""
     correct: float = 0.0
     """Positions whose most likely token is the target."""
-    count: float = 0.0
-    """Positions."""
+    positions: float = 0.0
+    """How many there are."""
 
     def plus(self, other: Score) -> Score:
         """The score of both together."""
@@ -34,12 +34,12 @@ class Score(NamedTuple):
     @property
     def mean_loss(self) -> float:
         """Nats a counted position."""
-        return self.loss / self.count
+        return self.loss / self.positions
 
     @property
     def accuracy(self) -> float:
         """Fraction of the counted positions."""
-        return self.correct / self.count
+        return self.correct / self.positions
 
 
 def rows_a_batch(length: int, vocab_size: int) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from titanlab.platform.corpora.byte_ids import START
 from titanlab.platform.tasks.evaluation import device_of
-from titanlab.platform.tasks.haystack import START, Row
+from titanlab.platform.tasks.haystack import Row
 from titanlab.platform.tensors import Ids
 
 

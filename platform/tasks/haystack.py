@@ -10,15 +10,13 @@ import numpy as np
 import torch
 
 from titanlab.platform.config import digest
+from titanlab.platform.corpora.byte_ids import START
 from titanlab.platform.corpora.documents import PARTS, Part, digest_of, split_documents
 from titanlab.platform.corpora.key_words import LONGEST_KEY, key_words
 from titanlab.platform.corpora.sources import corpus_documents
 from titanlab.platform.task import Batch
 
-BYTES = 256
-START = 0
-"""The id before the first byte of a row: the byte NUL, which no text holds."""
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 PASS_KEY = "pass-key"
 LEAST_FILLER = 16
 """Bytes."""
@@ -56,14 +54,16 @@ class Haystack:
         self._words = None if variant == "passkey" else key_words()
         source = filler if filler != "auto" else "noise" if variant == "passkey" else "kjv"
         if source == "noise":
-            self._text = dict.fromkeys(PARTS, f" {NOISE}".encode())
+            text: dict[Part, bytes] = dict.fromkeys(PARTS, f" {NOISE}".encode())
             self._filler_digest = digest(NOISE)
         else:
             parts = split_documents(corpus_documents(source), f"corpus '{source}'")
-            self._text: dict[Part, bytes] = {
-                part: b" " + b" ".join(word for document in parts[part] for word in document.text.split()) for part in PARTS
+            text = {
+                part: b" " + b" ".join(word for document in parts[part] for word in document.text.split())
+                for part in PARTS
             }
             self._filler_digest = digest_of(parts)
+        self._text = text
 
     @property
     def digest(self) -> str:
@@ -103,8 +103,9 @@ def shortest_row(variant: Variant) -> int:
 
 
 def batch_of(rows: Sequence[Row]) -> Batch:
-    """Rows of one length as a batch [rows, length]: the input is the text one byte later, and the answer alone counts."""
-    targets = torch.frombuffer(bytearray(b"".join(row.text for row in rows)), dtype=torch.uint8).long().view(len(rows), -1)
+    """Rows of one length as a batch [rows, length], the input one byte late; the answer alone counts."""
+    text = bytearray(b"".join(row.text for row in rows))
+    targets = torch.frombuffer(text, dtype=torch.uint8).long().view(len(rows), -1)
     ids = targets.roll(1, dims=1)
     ids[:, 0] = START
     mask = torch.zeros(targets.shape)
@@ -132,7 +133,7 @@ def _question(variant: Variant, key: str) -> bytes:
 
 
 def _cut(filler: bytes, depth: float) -> int:
-    """Where the needle goes in: a sentence's end if one is near before the depth, else a word's, never inside a word."""
+    """Where the needle goes in: at a sentence's end if one is shortly before the depth, else at a word's end."""
     target = round(depth * len(filler))
     if target == len(filler):
         return target

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from titanlab.platform.config import digest
+from titanlab.platform.corpora.byte_ids import BYTES, START
 from titanlab.platform.corpora.documents import Document, Part, digest_of, split_documents
 from titanlab.platform.corpora.sources import Corpus, corpus_documents, own_documents
 from titanlab.platform.task import TASKS, Batch, Split, Task, TaskConfig
@@ -22,14 +23,11 @@ from titanlab.platform.tasks.random_streams import stream
 
 VERSION = 1
 """Raised when the choice of rows changes, so that the digest does."""
-BYTES = 256
-START = 0
-"""The id before a document's first byte, and of padding: the byte NUL, which no text holds."""
 
 
 @TASKS.register("language_modeling")
 class LanguageModelingConfig(TaskConfig):
-    """Language modelling on real text, byte by byte: presidential speeches, the Bible, Shakespeare, Python, or your own.
+    """Language modelling on real text, byte by byte: speeches, the Bible, Shakespeare, Python, or your own files.
 
     A row is a piece of one document; it starts at a byte drawn uniformly from the training part and is padded where
     its document ends. Evaluation cuts each held-out document into windows and scores each byte once.
@@ -67,7 +65,9 @@ class LanguageModelingTask(Task):
     def __init__(self, config: LanguageModelingConfig) -> None:
         self.config = config
         documents = own_documents(config.path) if config.path else corpus_documents(config.corpus)
-        self._documents = split_documents(documents, f"path '{config.path}'" if config.path else f"corpus '{config.corpus}'")
+        self._documents = split_documents(
+            documents, f"path '{config.path}'" if config.path else f"corpus '{config.corpus}'"
+        )
         self._texts: dict[Part, Text] = {part: Text(kept) for part, kept in self._documents.items()}
 
     @cached_property
@@ -107,7 +107,7 @@ class Text:
         self.begins = np.concatenate([[0], self.ends[:-1]])
 
     def windows(self, length: int, tokens: int) -> NDArray[np.int64]:
-        """First bytes of windows that cover each document once, or of some spread evenly, about `tokens` bytes in all."""
+        """First bytes of windows that cover each document once, or of some of them, about `tokens` bytes in all."""
         spans = zip(self.begins, self.ends, strict=True)
         starts = np.concatenate([np.arange(begin, end, length) for begin, end in spans])
         wanted = max(1, tokens // length)
@@ -116,11 +116,13 @@ class Text:
         return starts
 
     def rows(self, starts: NDArray[np.int64], length: int) -> Batch:
-        """The rows [rows, length] whose targets begin at `starts`; the first input is the byte before, if there is one."""
+        """Rows [rows, length] whose targets begin at `starts`; the first input is the byte before, if there is one."""
         document = np.searchsorted(self.begins, starts, side="right") - 1
         places = starts[:, None] + np.arange(length)
         inside = places < self.ends[document][:, None]
-        targets = np.where(inside, self.data[np.minimum(places, len(self.data) - 1)], START)
-        before = np.where(inside & (places > self.begins[document][:, None]), self.data[np.maximum(places - 1, 0)], START)
-        ids, targets = (torch.from_numpy(array.astype(np.int64)) for array in (before, targets))
-        return Batch(ids, targets, torch.from_numpy(inside.astype(np.float32)))
+        last = len(self.data) - 1
+        targets = np.where(inside, self.data[places.clip(0, last)], START)
+        follows = inside & (places > self.begins[document][:, None])
+        before = np.where(follows, self.data[(places - 1).clip(0, last)], START)
+        arrays = (before.astype(np.int64), targets.astype(np.int64), inside.astype(np.float32))
+        return Batch(*map(torch.from_numpy, arrays))

@@ -90,19 +90,20 @@ class MqarConfig(TaskConfig):
             self._refuse_ignored_settings(name)
         else:
             _refuse_too_many_pairs(name, self.length, self.pairs)
-        finite = {size.examples > 0 for size in self.train_sizes}
-        if len(finite) > 1:
+            self._refuse_small_vocab(("pairs",), self.pairs)
+        if len({size.examples > 0 for size in self.train_sizes}) > 1:
             message = "give `examples` for every size of the mixture, or for none (rows never repeat)"
             raise validation_error(name, [(("train_sizes",), message, self.train_sizes)])
-        for key, sizes in (("train_sizes", self.train_sizes), ("eval_sizes", self.eval_sizes)):
-            for index, size in enumerate(sizes):
-                self._refuse_small_vocab((key, index, "pairs"), size.pairs)
-                if any(str(size) == str(other) for other in sizes[:index]):
-                    message = f"length {size.length} with {size.pairs} pairs stands here twice"
-                    raise validation_error(name, [((key, index), message, size)])
-        if not self.train_sizes:
-            self._refuse_small_vocab(("pairs",), self.pairs)
+        self._check_sizes("train_sizes", self.train_sizes)
+        self._check_sizes("eval_sizes", self.eval_sizes)
         return self
+
+    def _check_sizes(self, key: str, sizes: Sequence[MqarSize]) -> None:
+        for index, size in enumerate(sizes):
+            self._refuse_small_vocab((key, index, "pairs"), size.pairs)
+            if any(str(size) == str(other) for other in sizes[:index]):
+                message = f"length {size.length} with {size.pairs} pairs stands here twice"
+                raise validation_error(type(self).__name__, [((key, index), message, size)])
 
     def _refuse_ignored_settings(self, name: str) -> None:
         for key in ("length", "pairs", "train_examples"):
@@ -113,7 +114,8 @@ class MqarConfig(TaskConfig):
     def _refuse_small_vocab(self, path: tuple[str | int, ...], pairs: int) -> None:
         keys = self.vocab // 2 - 1
         if pairs > keys:
-            message = f"{pairs} pairs need {pairs} different keys, but `vocab: {self.vocab}` has {keys}; expected vocab >= {2 * pairs + 2}"
+            needed = f"{pairs} pairs need {pairs} different keys, but `vocab: {self.vocab}` has {keys}"
+            message = f"{needed}; expected vocab >= {2 * pairs + 2}"
             raise validation_error(type(self).__name__, [(path, message, pairs)])
 
     @property
@@ -155,7 +157,7 @@ class MqarTask(Task):
     def _train_batch(self, seed: int, batch_size: int, number: int) -> Batch:
         sizes = self.config.training_sizes()
         if not sizes[0].examples:
-            size = sizes[stream("mqar order", VERSION, seed, number).integers(len(sizes))]
+            size = sizes[stream("mqar order", VERSION, seed, number).integers(len(sizes)).item()]
             return self._rows(size, batch_size, "train", seed, batch_size, number)
         # A finite set is cut into batches of one size each; an epoch shuffles the batches, as zoology does.
         blocks = [(size, block) for size in sizes for block in range(max(1, size.examples // batch_size))]

@@ -11,16 +11,16 @@ from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from titanlab.platform.config import digest, validation_error
+from titanlab.platform.corpora.byte_ids import BYTES
 from titanlab.platform.distributed import share, sum_over_ranks
 from titanlab.platform.task import TASKS, Batch, Split, Task, TaskConfig
 from titanlab.platform.tasks.evaluation import Score, rows_a_batch, score_batch
 from titanlab.platform.tasks.greedy import answered
-from titanlab.platform.tasks.haystack import BYTES, Haystack, Row, batch_of, shortest_row
+from titanlab.platform.tasks.haystack import Haystack, Row, batch_of, shortest_row
 from titanlab.platform.tasks.random_streams import stream
 
 VERSION = 1
@@ -56,7 +56,10 @@ class NeedleConfig(TaskConfig):
     @model_validator(mode="after")
     def _rows_have_room(self) -> Self:
         shortest = shortest_row(self.variant)
-        for path, length in ((("length",), self.length), *((("eval_lengths", i), n) for i, n in enumerate(self.eval_lengths))):
+        for path, length in (
+            (("length",), self.length),
+            *((("eval_lengths", i), n) for i, n in enumerate(self.eval_lengths)),
+        ):
             if length < shortest:
                 message = f"a row of `variant: {self.variant}` takes at least {shortest} bytes, got {length}"
                 raise validation_error(type(self).__name__, [(path, message, length)])
@@ -117,13 +120,16 @@ class NeedleTask(Task):
     def train_batches(self, seed: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
         length = self.config.length
         for number in itertools.count(start):
-            random = stream("needle", VERSION, "train", seed, batch_size, number)
+            random = self._stream("train", length, seed, batch_size, number)
             yield batch_of([self.haystack.row(random, "train", length, depth) for depth in random.random(batch_size)])
 
     def _row(self, split: Split, length: int, number: int) -> Row:
         """Row `number` of a split; its depth goes through all depths in turn."""
         depth = self.config.percents()[number % self.config.depths] / 100
-        return self.haystack.row(stream("needle", VERSION, split, length, number), split, length, depth)
+        return self.haystack.row(self._stream(split, length, number), split, length, depth)
+
+    def _stream(self, *purpose: str | int) -> np.random.Generator:
+        return stream("needle", VERSION, self.config.variant, self.config.filler, *purpose)
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         config = self.config
@@ -152,5 +158,8 @@ class NeedleTask(Task):
         return {
             "accuracy": float(found.sum() / asked.sum()),
             **{f"accuracy/{name}": float(value) for name, value in zip(self.config.lengths(), by_length, strict=True)},
-            **{f"accuracy/depth_{name}": float(value) for name, value in zip(self.config.percents(), by_depth, strict=True)},
+            **{
+                f"accuracy/depth_{name}": float(value)
+                for name, value in zip(self.config.percents(), by_depth, strict=True)
+            },
         }

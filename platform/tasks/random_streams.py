@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def stream(*purpose: str | int | float) -> np.random.Generator:
-    """The generator of one purpose, as in `stream("mqar", "train", seed, number)`; different purposes, different numbers.
+    """The generator of one purpose, as in `stream("mqar", "train", seed, number)`; another purpose, other numbers.
 
     Philox, a counter-based generator, keyed with a sha256 of the purpose: making one costs the same for every number.
     """
@@ -31,7 +31,9 @@ def distinct(random: np.random.Generator, rows: int, choices: int, count: int) -
     return np.take_along_axis(draws, new, axis=1)
 
 
-def distinct_weighted(random: np.random.Generator, rows: int, weights: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+def distinct_weighted(
+    random: np.random.Generator, rows: int, weights: NDArray[np.float64], count: int
+) -> NDArray[np.int64]:
     """`count` different indices for each row, drawn one after another by weight, without replacement: [rows, count].
 
     An exponential race (Efraimidis and Spirakis 2006): arrival times of rate `weights` come in just that order.

@@ -44,14 +44,21 @@ def git_state(folder: Path) -> GitState:
 def environment_text() -> str:
     """Python, platform and every installed distribution with its version, one a line as pip writes it."""
     packages = sorted({f"{item.metadata['Name']}=={item.version}" for item in distributions()}, key=str.lower)
-    return "\n".join([f"# Python {sys.version.split()[0]} on {platform.platform()} ({platform.machine()})", *packages, ""])
+    return "\n".join(
+        [f"# Python {sys.version.split()[0]} on {platform.platform()} ({platform.machine()})", *packages, ""]
+    )
 
 
 def _git(folder: Path, *arguments: str) -> str:
     """What git prints, or nothing where there is no git, no repository or no commit."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace", timeout=20, check=False
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -71,7 +71,7 @@ class Store:
             lock.acquire(timeout=0)
         except Timeout:
             raise SweepBusyError(
-                f"sweep '{sweep_id}' is already being run by another process in {self.root}; wait for it or stop it first"
+                f"sweep '{sweep_id}' is being run by another process in {self.root}; wait for it, or stop it first"
             ) from None
         try:
             yield
@@ -88,6 +88,8 @@ class SweepRuns:
     sweep_id: str
     metric: str
     """The objective."""
+    direction: str
+    """`max` or `min`."""
     tracking_uri: str
 
     def write(self, folder: Path) -> None:
@@ -118,8 +120,8 @@ def open_store(root: str | Path = DEFAULT_STORE, tracking_uri: str | None = None
     if not tracking_uri.startswith(known):
         raise ConfigError(
             Problem(
-                f"--tracking-uri {tracking_uri}: expected the address of an MLflow server (http://HOST:PORT) or of a database"
-                " (sqlite:///..., postgresql://...)"
+                f"--tracking-uri {tracking_uri}: expected the address of an MLflow server (http://HOST:PORT) or of a "
+                "database (sqlite:///..., postgresql://...)"
             )
         )
     return Store(folder, tracking_uri)
@@ -130,4 +132,6 @@ def _database_uri(root: Path) -> str:
 
 
 def _unusable(root: Path, error: OSError) -> ConfigError:
-    return ConfigError(Problem(f"the store {root} cannot be written: {error.strerror}; name another folder with --store"))
+    return ConfigError(
+        Problem(f"the store {root} cannot be written: {error.strerror}; name another folder with --store")
+    )

@@ -85,6 +85,7 @@ class JournalSync:
 
     SHORTEST_PAUSE = 1.0
     LONGEST_PAUSE = 60.0
+    PATIENCE, LAST_PATIENCE = 15.0, 2.0
     PAUSE_PER_COST = 50  # so that sending takes at most 2 % of the time
 
     def __init__(self, tracking_uri: str, run_id: str, journal: Path) -> None:
@@ -103,19 +104,18 @@ class JournalSync:
         self._tags = dict(tags)
         self._thread.start()
 
-    def close(self, *, finished: Mapping[str, str] | None = None, patience: float = 20.0) -> bool:
-        """Sends the rest.
+    def close(self, *, finished: Mapping[str, str] | None = None) -> bool:
+        """Sends the rest, but waits for a server only so long, and for one that failed before hardly at all.
 
         Args:
             finished: marks the run FINISHED with these tags; None leaves its status to the driver.
-            patience: seconds to wait before giving up.
 
         Returns:
             Whether everything reached the server.
         """
         self._finished = finished
         self._done.set()
-        self._thread.join(patience)
+        self._thread.join(self.LAST_PATIENCE if self.error else self.PATIENCE)
         self._abandoned.set()
         return not self._thread.is_alive() and not self.error
 
@@ -147,6 +147,7 @@ class JournalSync:
             self.error = ""
         except Exception as error:  # the journal has it all: the driver replays what is missing
             self.error = f"{type(error).__name__}: {error}"
+            self._client = None  # the server may have taken a batch it did not acknowledge: ask it for its mark again
 
     def _connect(self, client: MlflowClient) -> None:
         self._sent = high_water(client, self.run_id)

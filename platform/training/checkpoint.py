@@ -28,6 +28,7 @@ from titanlab.platform.files import sync_file, sync_folder
 from titanlab.platform.model import Model
 from titanlab.platform.run_config import RunConfig
 from titanlab.platform.training.device import own_random_state
+from titanlab.platform.training.optimizer import AdamW
 from titanlab.platform.yaml_source import dotted
 
 NAME, WRITING, OLD = "checkpoint", "checkpoint.writing", "checkpoint.old"
@@ -51,9 +52,7 @@ class Position:
     """Seen in training."""
 
 
-def save_checkpoint(
-    directory: Path, config: RunConfig, model: Model, optimizer: torch.optim.Optimizer, position: Position
-) -> Path:
+def save_checkpoint(directory: Path, config: RunConfig, model: Model, optimizer: AdamW, position: Position) -> Path:
     """Replaces the checkpoint of a run's directory; returns its folder. Only the main rank calls this."""
     writing, target, old = directory / WRITING, directory / NAME, directory / OLD
     shutil.rmtree(writing, ignore_errors=True)
@@ -66,7 +65,7 @@ def save_checkpoint(
         "step": str(position.step),
     }
     safetensors.save_model(model, str(writing / WEIGHTS), metadata)
-    state = {"key": config.key, "optimizer": optimizer.state_dict(), "position": asdict(position)}
+    state = {"key": config.key, "optimizer": optimizer.state(), "position": asdict(position)}
     torch.save(state, writing / TRAINING)
     for name in (WEIGHTS, TRAINING):
         sync_file(writing / name)
@@ -81,9 +80,7 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(
-    directory: Path, config: RunConfig, model: Model, optimizer: torch.optim.Optimizer
-) -> Position | None:
+def load_checkpoint(directory: Path, config: RunConfig, model: Model, optimizer: AdamW) -> Position | None:
     """Puts a run's directory's checkpoint into model and optimizer; None if there is none.
 
     Raises:
@@ -105,8 +102,8 @@ def load_checkpoint(
         raise _unreadable(folder, f"its weights are of step {metadata['step']}, its optimizer of {position.step}")
     _load_weights(folder / WEIGHTS, model)
     try:
-        optimizer.load_state_dict(state["optimizer"])
-    except (ValueError, KeyError) as error:
+        optimizer.restore(state["optimizer"])
+    except (ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(folder / TRAINING, error) from error
     return position
 
@@ -127,7 +124,9 @@ def load_model(checkpoint: str | Path) -> Model:
         vocab_size = int(metadata["vocab_size"])
     except ValidationError as error:
         reasons = "; ".join(str(problem) for problem in problems_of(error, lambda path: (dotted(path), None)))
-        raise CheckpointError(f"{weights}: its configuration is not known here (load its plug-in first?): {reasons}") from error
+        raise CheckpointError(
+            f"{weights}: its configuration is not known here (load its plug-in first?): {reasons}"
+        ) from error
     except (KeyError, ValueError) as error:
         raise _unreadable(weights, error) from error
     with own_random_state(torch.device("cpu")):
@@ -155,7 +154,7 @@ def _weights_of(path: Path) -> Path:
     folder = _folder_in(path) or path
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(
-            f"{path}: there is no checkpoint (expected {NAME}/{WEIGHTS}); give a run's directory or its checkpoint folder"
+            f"{path}: there is no checkpoint (no {NAME}/{WEIGHTS}); give a run's directory or its checkpoint folder"
         )
     return folder / WEIGHTS
 

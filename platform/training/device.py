@@ -25,7 +25,9 @@ def choose_device(config: TrainConfig) -> torch.device:
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", "0"))
     if index >= count:
-        found = "torch finds no GPU" if count == 0 else f"rank {index} of this host needs a GPU of its own, it has {count}"
+        found = (
+            "torch finds no GPU" if count == 0 else f"rank {index} of this host needs a GPU of its own, it has {count}"
+        )
         raise ConfigError(Problem(f"{found}; choose cpu, or start fewer ranks", "train.device"))
     return torch.device("cuda", index)
 

@@ -22,7 +22,7 @@ from titanlab.platform.tracking.journal import Journal
 from titanlab.platform.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from titanlab.platform.training.device import autocast, choose_device, own_random_state, seed_step
 from titanlab.platform.training.meter import LossWindow, Speed
-from titanlab.platform.training.optimizer import all_finite, apply_gradients, build_optimizer
+from titanlab.platform.training.optimizer import AdamW, all_finite
 from titanlab.platform.training.parallel import GradientComputer, check_split
 from titanlab.platform.training.run_directory import (
     METRICS,
@@ -106,7 +106,7 @@ class _Run:
         self.task = config.task.build()
         torch.manual_seed(config.train.seed)
         self.model: Model = config.model.build(config.task.vocab_size).to(device)
-        self.optimizer = build_optimizer(self.model, config.train)
+        self.optimizer = AdamW(self.model, config.train)
         self.gradients = GradientComputer(self.model, config.train, device)
         position = load_checkpoint(directory, config, self.model, self.optimizer) or Position()
         self.step = self.first_step = position.step
@@ -154,9 +154,7 @@ class _Run:
         self.step += 1
         seed_step(train.seed, self.step)
         self.window.add(*self.gradients(batch))
-        self.gradient_norm = apply_gradients(
-            self.model, self.optimizer, learning_rate(self.step, train), train.clip
-        )
+        self.gradient_norm = self.optimizer.update(learning_rate(self.step, train))
         self.speed.add(batch.ids.numel())
 
     def _settle(self, should_stop: Callable[[], bool]) -> bool:
@@ -195,8 +193,8 @@ class _Run:
     def _refuse(self, what: str, step: int) -> None:
         raise NonFiniteLossError(
             f"{what} of {self.config.train.steps}; the last finite loss was {self.loss:.4g}, the learning rate "
-            f"{learning_rate(step, self.config.train):.3g}. Try a lower `train.learning_rate`, a longer `train.warmup`, "
-            "a smaller `train.clip`, or a smaller step of the memory; the last good checkpoint stays"
+            f"{learning_rate(step, self.config.train):.3g}. Try a lower `train.learning_rate`, a longer "
+            "`train.warmup`, a smaller `train.clip`, or a smaller step of the memory; the last good checkpoint stays"
         )
 
     def _line(self) -> dict[str, float]:

@@ -1,45 +1,101 @@
-"""AdamW as every run uses it: which parameters decay, and the norm of their gradient."""
+"""AdamW as every run uses it: which parameters decay, and its state by name."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from titanlab.platform.run_config import TrainConfig
 
+EPSILON = 1e-8
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with decay on matrices only.
+
+class Moments(NamedTuple):
+    """What AdamW remembers of one parameter."""
+
+    mean: Tensor
+    """Of the gradient."""
+    square: Tensor
+    """Mean of the squared gradient."""
+    step: Tensor
+    """Updates so far, a float32 scalar: on the device, where the fused kernel counts it."""
+
+
+class AdamW:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with decay on matrices only, in torch's fused form.
 
     A parameter decays if it has two axes or more and is no weight of an `nn.Embedding`; gains, biases and embeddings
-    do not. The order of the parameters is that of `model.named_parameters()`, which a saved state relies on.
+    do not. A parameter without a gradient is left as it is.
+
+    The update is torch's own function; the class around it is ours since `torch.optim.Optimizer` imports torch's
+    compiler when it is made (2-4 s, in every process of a sweep), and keeps its state by number rather than by name.
     """
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed, kept = [], []
-    for parameter in model.parameters():
-        (decayed if parameter.ndim >= 2 and id(parameter) not in embeddings else kept).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    # Fused: one kernel for all parameters, on a CPU too, and no wait for a GPU.
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        self.config = config
+        self.parameters = dict(model.named_parameters())
+        embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        self.decayed = {
+            name
+            for name, parameter in self.parameters.items()
+            if parameter.ndim >= 2 and id(parameter) not in embeddings
+        }
+        self.moments = {name: _no_moments(parameter) for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, rate: float) -> Tensor:
+        """Clips the gradients and takes one step; returns their norm before clipping. Does not wait for a GPU."""
+        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip or math.inf)
+        moving = {name for name, parameter in self.parameters.items() if parameter.grad is not None}
+        self._move(sorted(moving & self.decayed), rate, self.config.weight_decay)
+        self._move(sorted(moving - self.decayed), rate, 0.0)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        return norm
+
+    def _move(self, names: list[str], rate: float, weight_decay: float) -> None:
+        gradients = [self.parameters[name].grad for name in names]
+        adamw(
+            [self.parameters[name] for name in names],
+            [gradient for gradient in gradients if gradient is not None],
+            [self.moments[name].mean for name in names],
+            [self.moments[name].square for name in names],
+            [],
+            [self.moments[name].step for name in names],
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            beta1=self.config.beta1,
+            beta2=self.config.beta2,
+            lr=rate,
+            weight_decay=weight_decay,
+            eps=EPSILON,
+        )
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Plain tensors by parameter name."""
+        return {name: moments._asdict() for name, moments in self.moments.items()}
+
+    def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Takes what `state` returned.
+
+        Raises:
+            ValueError: it is of other parameters.
+        """
+        if state.keys() != self.parameters.keys():
+            raise ValueError(f"state of other parameters: {', '.join(sorted(state.keys() ^ self.parameters.keys()))}")
+        for name, moments in self.moments.items():
+            for part, tensor in moments._asdict().items():
+                tensor.copy_(state[name][part])
 
 
-def apply_gradients(model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, clip: float) -> Tensor:
-    """One step of the optimizer at the given learning rate; returns the norm of the gradient before clipping.
-
-    Args:
-        clip: largest norm over all parameters together; 0 clips nothing.
-    """
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm
+def _no_moments(parameter: Tensor) -> Moments:
+    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    return Moments(torch.zeros_like(parameter), torch.zeros_like(parameter), step)
 
 
 @torch.no_grad()

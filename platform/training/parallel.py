@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class GradientComputer:
     """Leaves the gradient of a global batch's mean loss in the parameters.
 
     Every rank is given the same global batch, so each knows the number of counted tokens without asking the others. It
-    takes its own contiguous rows, in `accumulate` parts; the gradients are averaged over the ranks once, with the last part.
+    takes its own contiguous rows, in `accumulate` parts; gradients are averaged over the ranks with the last part.
 
     Raises:
         ConfigError: the batch cannot be split evenly.
@@ -55,7 +55,6 @@ class GradientComputer:
             self.loss,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             find_unused_parameters=unused,
-            broadcast_buffers=False,
         )
 
     def __call__(self, batch: Batch) -> tuple[Tensor, float]:
@@ -84,7 +83,7 @@ class GradientComputer:
         # From pinned memory the copy does not wait for what the GPU still has to do.
         return Batch(*(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in part))
 
-    def _exchanging(self, last: bool) -> torch._C._GeneratorContextManager | nullcontext[None]:
+    def _exchanging(self, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last or not isinstance(self.loss, DistributedDataParallel) else self.loss.no_sync()
 
     def _has_unused_parameters(self, batch: Batch) -> bool:

@@ -50,7 +50,9 @@ def check_configuration(directory: Path, config: RunConfig) -> None:
     try:
         found = load_config(path).key
     except ConfigError as error:
-        raise CheckpointError(f"{directory}: holds a run of a configuration that cannot be read here: {error}") from error
+        raise CheckpointError(
+            f"{directory}: holds a run of a configuration that cannot be read here: {error}"
+        ) from error
     if found != config.key:
         raise other_configuration(directory, found, config.key)
 

@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 def progress_display(name: str) -> AbstractContextManager[Callable[[Progress], None]]:
     """Yields what to call after each step."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     return _bar(name, console) if console.is_terminal else _lines(console)
 
 

@@ -1,5 +1,71 @@
-"""To be written."""
+"""`titanlab sweep report`: which choice won, by how much, and how sure that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from titanlab.platform.tracking.store import Store
 
 
-def report() -> None:
-    """To be written."""
+def report(
+    file: Annotated[str, typer.Argument(help="The sweep, a YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: a.b=c; may be given again.", metavar="A.B=C")
+    ] = None,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", help="FILE.py or package.module with memories, architectures or tasks."),
+    ] = None,
+    store: Annotated[Path, typer.Option(help="The folder of results.")] = Path("titanlab-store"),
+) -> None:
+    """Compare a sweep's cells: print the table, save Markdown, CSV and a picture, log them on the sweep's run."""
+    import sys
+
+    from rich.console import Console
+
+    from titanlab.platform.errors import ConfigError, Problem
+    from titanlab.platform.plugins import load_plugin
+    from titanlab.platform.tracking.store import open_store
+    from titanlab.sweeps.language import load_sweep
+    from titanlab.sweeps.plan import make_plan
+    from titanlab.sweeps.report import remarks, table, write_report
+    from titanlab.sweeps.summary import summarize
+
+    for target in plugins or ():
+        load_plugin(target)
+    plan = make_plan(load_sweep(file, overrides or ()))
+    place = open_store(store)
+    folder = place.sweep(plan.id)
+    if not folder.is_dir():
+        raise ConfigError(Problem(f"{folder} is not there: run the sweep first, `titanlab sweep run {file}`"))
+    summary = summarize(plan, folder / "trials")
+    wide = None if sys.stdout.isatty() else 200  # a file or a pipe has no width of its own
+    console = Console(soft_wrap=True, markup=False, highlight=False, width=wide)
+    console.print(table(summary))
+    for line in remarks(summary):
+        console.print(line)
+    files = write_report(summary, folder / "trials", folder / "report")
+    console.print(f"saved: {', '.join(str(path) for path in files)}")
+    console.print(_log(place, folder, files))
+
+
+def _log(place: Store, folder: Path, files: list[Path]) -> str:
+    """Logs the files on the sweep's run; says in a line what came of it."""
+    from titanlab.platform.tracking.client import tracking_client
+    from titanlab.platform.tracking.store import read_sweep_runs
+    from titanlab.sweeps.report import log_report
+
+    runs = read_sweep_runs(folder)
+    if runs is None:
+        return "not logged in MLflow: the sweep has no run there yet"
+    from mlflow.exceptions import MlflowException
+
+    try:
+        log_report(tracking_client(runs.tracking_uri), runs.parent_run_id, files)
+    except MlflowException as error:  # the files are saved: a dead server takes nothing away
+        return f"warning: not logged in MLflow ({runs.tracking_uri}): {str(error).splitlines()[0]}"
+    return f"logged in MLflow on run {runs.parent_run_id} under report/"

@@ -16,10 +16,14 @@ INTERRUPTED = 130
 
 def train(
     file: Path = typer.Argument(help="The run's YAML file; its keys are model, task, train and name."),
-    overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a setting, as in train.steps=100."),
+    overrides: list[str] = typer.Option(
+        [], "--set", metavar="KEY=VALUE", help="Change a setting, as in train.steps=100."
+    ),
     plugins: list[str] = typer.Option([], "--plugin", metavar="FILE|MODULE", help="Load your own modules first."),
     store: Path = typer.Option(Path("titanlab-store"), help="Where runs are kept."),
-    fresh: bool = typer.Option(False, "--fresh", help="Start again: remove what an earlier run of this configuration left."),
+    fresh: bool = typer.Option(
+        False, "--fresh", help="Start again: remove what an earlier run of this configuration left."
+    ),
 ) -> None:
     """Train one configuration. The same command again goes on where it stopped, or says that it is complete."""
     config = _read(file, overrides, plugins)
@@ -62,11 +66,15 @@ def _remove(directory: Path) -> None:
 
 
 def _run(config: RunConfig, directory: Path) -> Outcome:
+    from contextlib import nullcontext
+
     from titanlab.commands.interruption import stop_requests
     from titanlab.commands.progress import progress_display
+    from titanlab.platform.distributed import is_main
     from titanlab.platform.training.loop import train as train_run
 
-    with stop_requests() as requested, progress_display(config.name) as observe:
+    display = progress_display(config.name) if is_main() else nullcontext(lambda progress: None)
+    with stop_requests() as requested, display as observe:
         return train_run(config, directory, observe=observe, should_stop=requested)
 
 
@@ -74,7 +82,7 @@ def _conclude(outcome: Outcome, directory: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     if outcome.status == "stopped":
         console.print(f"stopped at step {outcome.step}; the same command goes on from there", highlight=False)
     else:

@@ -1,0 +1,28 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def readable_bytes(size: int) -> str:
+    """`0 B`, `37 kB`, `1.2 MB`: powers of 1000, two or three digits."""
+    amount, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while amount >= 999.5 and len(units) > 1:
+        amount, units = amount / 1000, units[1:]
+    return f"{amount:.0f} {units[0]}" if amount >= 10 or units[0] == "B" else f"{amount:.1f} {units[0]}"
+
+
+def readable(value: float | None, digits: int = 4) -> str:
+    """A measured number with `digits` significant digits, and nothing for one that is not there."""
+    if value is None or math.isnan(value):
+        return ""
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        decimals = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
+        return f"{value:,.{decimals}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def readable_interval(low: float | None, high: float | None) -> str:
+    """`[0.81, 0.93]`, or nothing."""
+    return "" if low is None or high is None else f"[{readable(low, 3)}, {readable(high, 3)}]"
