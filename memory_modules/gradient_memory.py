@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -30,8 +31,8 @@ class GradientMemoryConfig(LayerConfig):
     momentum_start: float = Field(0.12, gt=0, lt=1)
     """Value of momentum at initialisation."""
     step_base: float | None = Field(None, gt=0)
-    """Largest step; the step starts at half of it. By default 2 / chunk_size, at most 1 for a matrix and 0.1 for a
-    deeper memory: steps of a chunk that add up to more than 2 along one key make the memory grow without bound."""
+    """Largest step; the step starts at half of it. By default 2 / chunk_size (half of that from three matrices on), at
+    most 1: steps of a chunk that add up to more along one key make the memory grow without bound."""
     residual: bool = False
     """Whether the memory is M(x) = x + MLP(x)."""
 
@@ -58,19 +59,12 @@ class GradientMemory(MemoryLayer):
     def __init__(self, dim: int, config: GradientMemoryConfig, *, mlp: MlpShape) -> None:
         super().__init__(dim, config)
         self.chunk_size, self.residual, self.activation = config.chunk_size, config.residual, mlp.activation
-        deep = mlp.depth > 1
-        base = config.step_base or min(0.1 if deep else 1.0, 2 / config.chunk_size)
-        keep_start = config.keep_start or (0.999 if deep else 0.98)
+        base = config.step_base or min(1.0, 2 / config.chunk_size / math.ceil(mlp.depth / 2))
+        keep_start = config.keep_start or (0.98 if mlp.depth == 1 else 0.999)
         self.keep = build_gate(dim, heads=self.heads, mode=config.keep, start=keep_start)
         self.momentum = build_gate(dim, heads=self.heads, mode=config.momentum, start=config.momentum_start)
         self.step = build_gate(dim, heads=self.heads, mode=config.step, start=0.5, scale=base)
-        widths = [self.head_dim, *[mlp.hidden] * (mlp.depth - 1), self.head_dim]
-        self.initial_memory = nn.ParameterList(
-            nn.init.normal_(torch.empty(self.heads, before, after), std=before**-0.5)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
-        )
-        with torch.no_grad():
-            self.initial_memory[-1].mul_(0.1)  # answers start small beside what the first tokens write
+        self.initial_memory = _initial_memory(self.heads, self.head_dim, mlp)
 
     def initial_rule_state(self, batch: int) -> GradientMemoryState:
         memory = initial_deep_memory(list(self.initial_memory), batch, self.momentum is not None)
@@ -94,3 +88,16 @@ class GradientMemory(MemoryLayer):
 
     def recall(self, q: PerHead, state: GradientMemoryState) -> PerHead:
         return read_deep_memory(q, state.memory, residual=self.residual, activation=self.activation)
+
+
+def _initial_memory(heads: int, dim: int, mlp: MlpShape) -> nn.ParameterList:
+    """The learned M_0: hidden layers hand on a unit vector's length (GELU and SiLU halve it), answers start small.
+
+    For an MLP the last matrix starts at 0, so that what the first tokens write is all that is read.
+    """
+    widths = [dim, *[mlp.hidden] * (mlp.depth - 1), dim]
+    spread = [2 * after**-0.5 for after in widths[1:-1]] + [0.1 * dim**-0.5 if mlp.depth == 1 else 0.0]
+    return nn.ParameterList(
+        nn.init.normal_(torch.empty(heads, *shape), std=std)
+        for shape, std in zip(zip(widths[:-1], widths[1:], strict=True), spread, strict=True)
+    )
