@@ -90,14 +90,13 @@ def deep_memory(
     outputs = []
     with torch.autocast(q.device.type, enabled=False):
         for piece in pieces(int(state.position[0]), q.shape[1], chunk_size):
-            rows = [to_chunks(x.to(dtype), piece) for x in (q, k, v)]
-            rates = [None if rate is None else to_chunks(rate.to(dtype), piece) for rate in (keep, momentum)]
-            gates = chunk_gates(*rates, to_chunks(step.to(dtype), piece))
-            y, stacked = dual_form(
-                *rows, gates, [_grouped(m) for m in state.reference], _stacked(state), activation, residual
-            )
+            rows_q, rows_k, rows_v, rates = (to_chunks(x.to(dtype), piece) for x in (q, k, v, step))
+            kept, carried = (None if gate is None else to_chunks(gate.to(dtype), piece) for gate in (keep, momentum))
+            gates = chunk_gates(kept, carried, rates)
+            reference = [_grouped(matrix) for matrix in state.reference]
+            y, parts = dual_form(rows_q, rows_k, rows_v, gates, reference, _stacked(state), activation, residual)
             outputs.append(from_chunks(y, q.shape[0]))
-            state = _advanced(state, stacked, piece, chunk_size)
+            state = _advanced(state, parts, piece, chunk_size)
     return (torch.cat(outputs, 1) if outputs else torch.zeros_like(q)).to(q.dtype), state
 
 
@@ -156,7 +155,8 @@ def delta_rule(
     outputs, matrix = [], _grouped(state.to(dtype))
     with torch.autocast(q.device.type, enabled=False):
         for piece in pieces(0, q.shape[1], chunk_size):
-            y, matrix = delta_chunks(*(to_chunks(x.to(dtype), piece) for x in (q, k, v, beta)), matrix)
+            rows_q, rows_k, rows_v, rates = (to_chunks(x.to(dtype), piece) for x in (q, k, v, beta))
+            y, matrix = delta_chunks(rows_q, rows_k, rows_v, rates, matrix)
             outputs.append(from_chunks(y, b))
     return (torch.cat(outputs, 1) if outputs else torch.zeros_like(v)).to(q.dtype), matrix.unflatten(0, (b, h))
 
@@ -175,12 +175,14 @@ def _stacked(state: DeepMemoryState) -> list[Tensor]:
 def _advanced(state: DeepMemoryState, stacked: Sequence[Tensor], piece: Piece, chunk_size: int) -> DeepMemoryState:
     """The state after a piece, from its parts [b * h, p, in, out]."""
     batch, heads = state.weights[0].shape[:2]
-    weights, *momentum = (
-        tuple(parts[:, part].unflatten(0, (batch, heads)) for parts in stacked) for part in range(stacked[0].shape[1])
-    )
-    position = (state.position + piece.count * piece.size) % chunk_size
+
+    def part(index: int) -> tuple[Tensor, ...]:
+        return tuple(parts[:, index].unflatten(0, (batch, heads)) for parts in stacked)
+
+    weights, momentum = part(0), part(1) if state.momentum else ()
+    position = (state.position + piece.chunks * piece.size) % chunk_size
     reference = state.reference if int(position[0]) else weights  # a chunk ended: the next one starts here
-    return DeepMemoryState(weights, *momentum or ((),), reference, position)
+    return DeepMemoryState(weights, momentum, reference, position)
 
 
 def _shape(x: Tensor) -> str:

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titanlab.memory_modules.functional import DeepMemoryState, deep_memory, initial_deep_memory, read_deep_memory
-from titanlab.memory_modules.gates import GateMode, build_gate
+from titanlab.memory_modules.gates import GateMode, SigmoidGate, build_gate
 from titanlab.memory_modules.layer import LayerConfig, MemoryLayer
-from titanlab.platform.tensors import Hidden, PerHead
+from titanlab.platform.tensors import Gate, Hidden, PerHead
 
 
 class GradientMemoryConfig(LayerConfig):
@@ -63,7 +63,7 @@ class GradientMemory(MemoryLayer):
         keep_start = config.keep_start or (0.98 if mlp.depth == 1 else 0.999)
         self.keep = build_gate(dim, heads=self.heads, mode=config.keep, start=keep_start)
         self.momentum = build_gate(dim, heads=self.heads, mode=config.momentum, start=config.momentum_start)
-        self.step = build_gate(dim, heads=self.heads, mode=config.step, start=0.5, scale=base)
+        self.step = SigmoidGate(dim, heads=self.heads, mode=config.step, start=0.5, scale=base)
         self.initial_memory = _initial_memory(self.heads, self.head_dim, mlp)
 
     def initial_rule_state(self, batch: int) -> GradientMemoryState:
@@ -75,16 +75,19 @@ class GradientMemory(MemoryLayer):
     def write(
         self, x: Hidden, q: PerHead, k: PerHead, v: PerHead, state: GradientMemoryState
     ) -> tuple[PerHead, GradientMemoryState]:
-        position, values, held = int(state.memory.position[0]), [], []
-        for gate, before in zip((self.keep, self.momentum, self.step), state.held, strict=True):
-            value, after = gate(x, before, position, self.chunk_size) if gate else (None, before)
-            values.append(value)
-            held.append(after)
+        position = int(state.memory.position[0])
+
+        def rate(gate: SigmoidGate | None, held: Tensor) -> tuple[Gate | None, Tensor]:
+            return (None, held) if gate is None else gate(x, held, position, self.chunk_size)
+
+        keep, held_keep = rate(self.keep, state.held[0])
+        momentum, held_momentum = rate(self.momentum, state.held[1])
+        step, held_step = self.step(x, state.held[2], position, self.chunk_size)
         y, memory = deep_memory(
-            q, k, v, *values, list(self.initial_memory), chunk_size=self.chunk_size, residual=self.residual,
-            activation=self.activation, state=state.memory,
+            q, k, v, keep, momentum, step, list(self.initial_memory), chunk_size=self.chunk_size,
+            residual=self.residual, activation=self.activation, state=state.memory,
         )  # fmt: skip
-        return y, GradientMemoryState(memory, tuple(held))
+        return y, GradientMemoryState(memory, (held_keep, held_momentum, held_step))
 
     def recall(self, q: PerHead, state: GradientMemoryState) -> PerHead:
         return read_deep_memory(q, state.memory, residual=self.residual, activation=self.activation)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 from torch import Tensor, nn
 
-from titanlab.platform.architecture import ARCHITECTURES, ArchitectureConfig
+from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
 from titanlab.platform.config import Config, problems_of
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.memory import MEMORY_MODULES, MemoryConfig, MemoryModule
@@ -74,7 +74,7 @@ class Model(nn.Module):
 
     def initial_state(self, batch: int) -> list[State]:
         """The state of every block before the first token."""
-        return [block.initial_state(batch) for block in self.blocks]
+        return [cast(Architecture, block).initial_state(batch) for block in self.blocks]
 
     def forward(self, ids: Ids, state: list[State] | None = None) -> tuple[Logits, list[State]]:
         """Logits [b, t, vocab] for the token after each position, and the state after the last one."""

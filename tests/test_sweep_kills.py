@@ -80,7 +80,7 @@ def test_a_killed_driver_leaves_what_the_same_command_finishes(lab, wait, kill):
     assert {run.info.run_id for run in lab.runs("driver")} == known
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_local_sweep_with_a_checkpoint_and_the_same_command_resumes(lab, wait, number):
     file = lab.write("signal", SLOW, steps=STEPS, seeds=2, checkpoint_every=1000)
     driver = lab.start(file, "--executor", "local")

@@ -96,6 +96,7 @@ class TinyCount(Task):
             yield self._batch(torch.Generator().manual_seed(seed * 1_000_003 + number), batch_size)
             number += 1
 
+    @torch.no_grad()
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         device = next(model.parameters()).device
         batch = self._batch(torch.Generator().manual_seed({"val": -1, "test": -2}[split]), 16)

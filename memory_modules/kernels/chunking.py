@@ -12,7 +12,7 @@ class Piece(NamedTuple):
     """A run of equal chunks; only a single one may be part of a chunk."""
 
     start: int
-    count: int
+    chunks: int
     size: int
 
 
@@ -32,7 +32,7 @@ def pieces(position: int, length: int, chunk_size: int) -> Iterator[Piece]:
 
 def to_chunks(x: Tensor, piece: Piece) -> Tensor:
     """[b, t, h, ...] -> [n, b * h, c, ...], the piece's chunks in order, contiguous."""
-    n, size = piece.count, piece.size
+    n, size = piece.chunks, piece.size
     x = x[:, piece.start : piece.start + n * size].unflatten(1, (n, size))  # b n c h ...
     return x.movedim(3, 1).movedim(2, 0).flatten(1, 2).contiguous()
 

@@ -164,7 +164,8 @@ def _gradient(ctx: Any, d_y: Tensor, d_after: Sequence[Tensor]) -> list[Tensor]:
     q, k, v, read, inner, write, mix, *rest = ctx.saved_tensors
     first_reference, starts, layers = rest[: ctx.layers], rest[ctx.layers :], ctx.layers
     d_inputs = [torch.empty_like(tensor) for tensor in (q, k, v, read, inner, write, mix)]
-    d_state, d_reference = list(d_after), []
+    d_state = list(d_after)
+    d_reference: list[Tensor] = []
     for i in reversed(range(q.shape[0])):
         gates = ChunkGates(read[i], inner[i], write[i], mix[i])
         state = starts[i * layers : (i + 1) * layers]

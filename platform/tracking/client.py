@@ -41,3 +41,9 @@ def tracking_client(tracking_uri: str) -> MlflowClient:
     for name in ("alembic", "mlflow"):  # importing MLflow configures its own loggers anew
         logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=tracking_uri)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's kind and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

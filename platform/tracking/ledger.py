@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titanlab.platform.tracking.client import TrackingError, tracking_client
+from titanlab.platform.tracking.client import TrackingError, one_line, tracking_client
 from titanlab.platform.tracking.links import trials_filter
 from titanlab.platform.tracking.naming import clean_key
 from titanlab.platform.tracking.store import Store, SweepRuns
@@ -115,7 +115,7 @@ class Ledger:
         try:
             children = self._children()
         except Exception as error:  # MLflow raises many kinds, each of which only means: not now
-            self.unsent.append(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            self.unsent.append(one_line(error))
             return
         for key, run in children.items():
             self._attempt(lambda key=key, run=run: self._settle(run, endings.get(key)))  # type: ignore[misc]
@@ -271,7 +271,7 @@ class Ledger:
         try:
             act()
         except Exception as error:
-            self.unsent.append(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            self.unsent.append(one_line(error))
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -280,5 +280,5 @@ class Ledger:
         try:
             yield
         except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise TrackingError(f"the tracking server at {self.store.tracking_uri} cannot be used: {reason}") from error
+            where = self.store.tracking_uri
+            raise TrackingError(f"the tracking server at {where} cannot be used: {one_line(error)}") from error

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titanlab.platform.tracking.client import tracking_client
+from titanlab.platform.tracking.client import one_line, tracking_client
 from titanlab.platform.tracking.journal import Point, read_journal
 from titanlab.platform.tracking.naming import LONGEST_VALUE, clean_key
 
@@ -146,7 +146,7 @@ class JournalSync:
             act(self._client or tracking_client(self.tracking_uri))
             self.error = ""
         except Exception as error:  # the journal has it all: the driver replays what is missing
-            self.error = f"{type(error).__name__}: {error}"
+            self.error = one_line(error)
             self._client = None  # the server may have taken a batch it did not acknowledge: ask it for its mark again
 
     def _connect(self, client: MlflowClient) -> None:

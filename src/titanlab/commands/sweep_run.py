@@ -78,4 +78,5 @@ def _summary(result: "SweepResult", file: str, store: Path) -> list[str]:
     if result.unsent:
         lines.append(f"warning: MLflow lacks results ({result.unsent[0]}); {again} sends them when the server is back")
     option = "" if str(store) == "titanlab-store" else f" --store {store}"
-    return [*lines, f"compare in MLflow: titanlab ui {file}{option}"]
+    lines.append(f"rank the variants:  titanlab sweep report {file}{option}")
+    return [*lines, f"compare in MLflow:  titanlab ui {file}{option}"]

@@ -35,7 +35,7 @@ def ui(
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             if hasattr(signal, name):  # Windows has no SIGHUP
                 signal.signal(getattr(signal, name), _stop)
-        with UiServer(place, port) as server:
+        with UiServer(open_store(store, _database(local)), port) as server:
             _show(server.address, local)
             typer.echo(f"MLflow serves {place.root} at {server.address}; Ctrl-C stops it")
             server.wait()
@@ -61,6 +61,18 @@ def _sweeps(store: "Store", file: str | None) -> "list[SweepRuns]":
     if not sweeps:
         raise ConfigError(Problem(f"no sweep was run in {store.root}; name another folder with --store"))
     return sweeps
+
+
+def _database(sweeps: "list[SweepRuns]") -> str:
+    """The one database that the sweeps are in."""
+    from titanlab.platform.errors import ConfigError, Problem
+
+    databases = sorted({runs.tracking_uri for runs in sweeps})
+    if len(databases) > 1:
+        raise ConfigError(
+            Problem(f"the sweeps are in several databases ({', '.join(databases)}); name one sweep's file")
+        )
+    return databases[0]
 
 
 def _show(server: str, sweeps: "list[SweepRuns]") -> None:
