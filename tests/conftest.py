@@ -15,6 +15,8 @@ import psutil
 import pytest
 import yaml
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than free cores make torch crawl
+
 PLUGIN = '''
 import time
 

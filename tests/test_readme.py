@@ -66,19 +66,14 @@ def test_titanlab_commands_run_in_order(folder: Path) -> None:
 
 def _check_that_the_link_is_served(folder: Path) -> None:
     (command,) = [command for command in COMMANDS if command.startswith("titanlab ui")]
-    process = subprocess.Popen(
-        TITANLAB + shlex.split(command)[1:],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "400"},
-    )
-    try:
-        link = next(match[0] for match in _matches(process, r"http://127\.0\.0\.1:\d+\S*"))
-        with urllib.request.urlopen(link.partition("#")[0], timeout=20) as answer:
-            assert answer.status == 200
-    finally:
-        process.send_signal(signal.SIGINT)
+    arguments, wide = TITANLAB + shlex.split(command)[1:], {**os.environ, "COLUMNS": "400"}
+    with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, text=True, env=wide) as process:
+        try:
+            link = next(match[0] for match in _matches(process, r"http://127\.0\.0\.1:\d+\S*"))
+            with urllib.request.urlopen(link.partition("#")[0], timeout=20) as answer:
+                assert answer.status == 200
+        finally:
+            process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) in (0, 130)
 
 
