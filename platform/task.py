@@ -62,7 +62,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """The declared metrics on a split that training never saw; the model is in evaluation mode, without gradients."""
+        """The declared metrics on a split that training never saw; the model is in evaluation mode."""
 
 
 TASKS: Registry[TaskConfig] = Registry("tasks", TaskConfig, "titanlab.platform.tasks")

@@ -28,7 +28,26 @@ _HOMES = {
     "load_model": "titanlab.platform.training.checkpoint",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "ArchitectureConfig",
+    "Batch",
+    "Config",
+    "MEMORY_MODULES",
+    "MemoryConfig",
+    "MemoryModule",
+    "ModelConfig",
+    "RunConfig",
+    "TASKS",
+    "Task",
+    "TaskConfig",
+    "TrainConfig",
+    "__version__",
+    "build_model",
+    "load_config",
+    "load_model",
+]
 
 if TYPE_CHECKING:
     from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig

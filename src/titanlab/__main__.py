@@ -1,4 +1,4 @@
-"""The command line: `titanlab VERB`. Verbs live one a file in titanlab.commands and import what they need when called."""
+"""The command line, `titanlab VERB`; verbs live one a file in titanlab.commands and import what they need if called."""
 
 import sys
 
