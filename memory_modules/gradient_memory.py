@@ -32,8 +32,8 @@ class GradientMemoryConfig(LayerConfig):
     momentum_start: float = Field(0.12, gt=0, lt=1)
     """Value of momentum at initialisation."""
     step_base: float | None = Field(None, gt=0)
-    """Largest step; the step starts at half of it. By default 2 / (depth chunk_size), at most 1: the steps of a chunk
-    add up along one key, and beyond a bound that falls with depth the memory grows without end."""
+    """Largest step; the step starts at half of it. By default 1 / chunk_size, halved with each matrix after the first:
+    the steps of a chunk add up along one key, and beyond a bound that falls with depth the memory grows without end."""
     residual: bool = False
     """Whether the memory is M(x) = x + MLP(x)."""
 
@@ -60,7 +60,7 @@ class GradientMemory(MemoryLayer):
     def __init__(self, dim: int, config: GradientMemoryConfig, *, mlp: MlpShape) -> None:
         super().__init__(dim, config)
         self.chunk_size, self.residual, self.activation = config.chunk_size, config.residual, mlp.activation
-        base = config.step_base or min(1.0, 2 / (mlp.depth * config.chunk_size))
+        base = config.step_base or 2.0 ** (1 - mlp.depth) / config.chunk_size
         keep_start = config.keep_start or (0.98 if mlp.depth == 1 else 0.999)
         self.keep = build_gate(dim, heads=self.heads, mode=config.keep, start=keep_start)
         self.momentum = build_gate(dim, heads=self.heads, mode=config.momentum, start=config.momentum_start)
