@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -32,8 +33,13 @@ class GradientMemoryConfig(LayerConfig):
     momentum_start: float = Field(0.12, gt=0, lt=1)
     """Value of momentum at initialisation."""
     step_base: float | None = Field(None, gt=0)
-    """Largest step; the step starts at half of it. By default 1 / chunk_size, halved with each matrix after the first:
-    the steps of a chunk add up along one key, and beyond a bound that falls with depth the memory grows without end."""
+    """Largest step; the step starts at half of it, and with momentum each token's is scaled by 1 - momentum, so that
+    momentum spreads a surprise over time and does not enlarge it. By default 1 / chunk_size, halved with each matrix
+    after the first: the steps of a chunk add up along one key, and beyond a bound that falls with depth the memory
+    grows without end."""
+    value_norm: Literal["l2", "none"] = "l2"
+    """L2-norms values as queries and keys are; none is the paper's layer, whose values grow in training until the
+    gradients of a deeper memory overflow."""
     residual: bool = False
     """Whether the memory is M(x) = x + MLP(x)."""
 
@@ -60,6 +66,7 @@ class GradientMemory(MemoryLayer):
     def __init__(self, dim: int, config: GradientMemoryConfig, *, mlp: MlpShape) -> None:
         super().__init__(dim, config)
         self.chunk_size, self.residual, self.activation = config.chunk_size, config.residual, mlp.activation
+        self.value_norm = config.value_norm
         base = config.step_base or 2.0 ** (1 - mlp.depth) / config.chunk_size
         keep_start = config.keep_start or (0.98 if mlp.depth == 1 else 0.999)
         self.keep = build_gate(dim, heads=self.heads, mode=config.keep, start=keep_start)
@@ -84,6 +91,9 @@ class GradientMemory(MemoryLayer):
         keep, held_keep = rate(self.keep, state.held[0])
         momentum, held_momentum = rate(self.momentum, state.held[1])
         step, held_step = self.step(x, state.held[2], position, self.chunk_size)
+        if momentum is not None:
+            step = step * (1 - momentum)  # a surprise is felt 1 / (1 - momentum) times: its whole weight stays `step`
+        v = F.normalize(v, dim=-1, eps=1e-6) if self.value_norm == "l2" else v
         y, memory = deep_memory(
             q, k, v, keep, momentum, step, list(self.initial_memory), chunk_size=self.chunk_size,
             residual=self.residual, activation=self.activation, state=state.memory,
