@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from titanlab.memory_modules.functional import delta_rule
-from titanlab.memory_modules.gates import SigmoidGate
-from titanlab.memory_modules.layer import LayerConfig, MemoryLayer
+from titanlab.memory_modules.gates import SigmoidGate, token_gate
+from titanlab.memory_modules.layer import LayerConfig
+from titanlab.memory_modules.matrix_memory import MatrixMemory
+from titanlab.memory_modules.rules.delta_rule import delta_rule
 from titanlab.platform.memory import MEMORY_MODULES
-from titanlab.platform.tensors import Hidden, PerHead, at_least_float32
+from titanlab.platform.tensors import Hidden, PerHead
 
 
 @MEMORY_MODULES.register("delta")
@@ -28,22 +28,12 @@ class DeltaConfig(LayerConfig):
         return DeltaMemory(dim, self)
 
 
-class DeltaMemory(MemoryLayer):
-    """`delta_rule` with a data-dependent step and a learned initial matrix; the state is S [b, h, key, value]."""
+class DeltaMemory(MatrixMemory):
+    """`delta_rule` with a data-dependent step."""
 
     def __init__(self, dim: int, config: DeltaConfig) -> None:
         super().__init__(dim, config)
-        self.chunk_size = config.chunk_size
         self.step = SigmoidGate(dim, heads=self.heads, mode=config.step, start=0.5, scale=config.step_base)
-        self.initial_memory = nn.Parameter(torch.zeros(self.heads, self.head_dim, self.head_dim))
-
-    def initial_rule_state(self, batch: int) -> Tensor:
-        matrix = self.initial_memory
-        return matrix.to(at_least_float32(matrix.dtype)).expand(batch, *matrix.shape)
 
     def write(self, x: Hidden, q: PerHead, k: PerHead, v: PerHead, state: Tensor) -> tuple[PerHead, Tensor]:
-        beta, _ = self.step(x, self.step.initial_held(x.shape[0]), 0, self.chunk_size)
-        return delta_rule(q, k, v, beta, chunk_size=self.chunk_size, state=state)
-
-    def recall(self, q: PerHead, state: Tensor) -> PerHead:
-        return torch.einsum("bthk,bhkv->bthv", q.to(state.dtype), state).to(q.dtype)
+        return delta_rule(q, k, v, token_gate(self.step, x), chunk_size=self.chunk_size, state=state)

@@ -57,3 +57,8 @@ class SigmoidGate(nn.Module):
 def build_gate(dim: int, *, heads: int, mode: GateMode, start: float, scale: float = 1.0) -> SigmoidGate | None:
     """The gate of a setting; None where the setting is `none`."""
     return None if mode == "none" else SigmoidGate(dim, heads=heads, mode=mode, start=start, scale=scale)
+
+
+def token_gate(gate: SigmoidGate, x: Hidden) -> Gate:
+    """A gate that looks at its own token only (mode `token` or `constant`): nothing is held between calls."""
+    return gate(x, gate.initial_held(x.shape[0]), 0, 1)[0]

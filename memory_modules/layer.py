@@ -20,6 +20,19 @@ from titanlab.platform.memory import MemoryConfig, MemoryModule
 from titanlab.platform.tensors import Hidden, PerHead, State
 
 
+def width_of_head(dim: int, heads: int) -> int:
+    """dim / heads.
+
+    Raises:
+        ConfigError: `heads` does not divide `dim`.
+    """
+    if dim % heads:
+        fitting = [count for count in range(1, dim + 1) if dim % count == 0 and count <= 64]
+        message = f"{heads} heads do not divide dim {dim}; {', '.join(map(str, fitting))} would"
+        raise ConfigError(Problem(message, "model.memory.heads"))
+    return dim // heads
+
+
 class LayerConfig(MemoryConfig):
     """Settings that every rule's layer has."""
 
@@ -49,16 +62,12 @@ class MemoryLayer(MemoryModule):
 
     def __init__(self, dim: int, config: LayerConfig) -> None:
         super().__init__()
-        if dim % config.heads:
-            fitting = [heads for heads in range(1, dim + 1) if dim % heads == 0 and heads <= 64]
-            message = f"{config.heads} heads do not divide dim {dim}; {', '.join(map(str, fitting))} would"
-            raise ConfigError(Problem(message, "model.memory.heads"))
-        self.heads, self.head_dim = config.heads, dim // config.heads
+        self.heads, self.head_dim = config.heads, width_of_head(dim, config.heads)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.taps = nn.Parameter(torch.empty(3 * dim, 1, config.convolution)) if config.convolution > 1 else None
         if self.taps is not None:
             nn.init.uniform_(self.taps, -(config.convolution**-0.5), config.convolution**-0.5)
-        self.norm = nn.RMSNorm(self.head_dim, eps=1e-5)
+        self.norm = nn.RMSNorm(self.head_dim, eps=1e-6)
         self.gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 Hidden: TypeAlias = Float[Tensor, "b t dim"]  # activations between layers
 PerHead: TypeAlias = Float[Tensor, "b t h d"]  # queries, keys, values
@@ -30,3 +31,17 @@ State: TypeAlias = Any
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """The type a memory's state and gate products are kept in: float32, or float64 for float64 inputs."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def check_batch(x: Hidden, state: State) -> None:
+    """Refuses a state of other sequences than x: a state of one would be broadcast in silence.
+
+    Raises:
+        ValueError: naming the first tensor of the state whose first axis is not the batch of x.
+    """
+    for index, leaf in enumerate(pytree.tree_leaves(state)):
+        if isinstance(leaf, Tensor) and (leaf.ndim == 0 or leaf.shape[0] != x.shape[0]):
+            raise ValueError(
+                f"state: tensor {index} has shape {list(leaf.shape)}; expected the first axis to be {x.shape[0]}, the "
+                f"batch of x {list(x.shape)}"
+            )

@@ -1,11 +1,4 @@
-"""The memory rules token by token, exactly as the papers print them: oracles for tests, far too slow for anything else.
-
-Nothing here is derived by hand. The inner gradient is taken by `torch.func.grad` of the inner loss, the recurrences are
-loops over time, and the outer autograd flows through both, so outputs, final states and gradients of the fast forms
-(`titanlab.memory_modules.functional`) can all be held against these functions. Run them in float64.
-
-Vectors are rows: a matrix maps x to `x @ W`, and W is [in, out].
-"""
+"""The deep memory of Titans token by token."""
 
 from __future__ import annotations
 
@@ -82,8 +75,11 @@ def deep_memory_by_token(
         gradient = torch.func.grad(loss)(reference, k[:, t], v[:, t])
         keep_t = torch.ones_like(step[:, t]) if keep is None else keep[:, t]
         momentum_t = torch.zeros_like(step[:, t]) if momentum is None else momentum[:, t]
-        surprise = tuple(_gate(momentum_t) * s - _gate(step[:, t]) * g for s, g in zip(surprise, gradient, strict=True))
-        memory = tuple(_gate(keep_t) * m + s for m, s in zip(memory, surprise, strict=True))
+        surprise = tuple(
+            gate_for_matrix(momentum_t) * s - gate_for_matrix(step[:, t]) * g
+            for s, g in zip(surprise, gradient, strict=True)
+        )
+        memory = tuple(gate_for_matrix(keep_t) * m + s for m, s in zip(memory, surprise, strict=True))
         outputs.append(apply_memory(memory, q[:, t], act, residual))
     return torch.stack(outputs, dim=1), list(memory), list(surprise)
 
@@ -98,35 +94,6 @@ def apply_memory(
     return x + hidden if residual else hidden
 
 
-def delta_rule_by_token(
-    q: PerHead, k: PerHead, v: PerHead, beta: Gate, *, initial: Float[Tensor, "b h key value"] | None = None
-) -> tuple[PerHead, Float[Tensor, "b h key value"]]:
-    """The delta rule (arXiv 2102.11174, section 4.2; DeltaNet, arXiv 2406.06484, section 2.2).
-
-    The papers' state is [value, key]; this one is transposed.
-
-        S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T
-        y_t = S_t^T q_t
-
-    Args:
-        q, k: [b, t, h, key].
-        v: [b, t, h, value].
-        beta: [b, t, h].
-        initial: S_0, zero when None.
-
-    Returns:
-        y [b, t, h, value] and S_T [b, h, key, value].
-    """
-    batch, time, heads, key = k.shape
-    state = v.new_zeros(batch, heads, key, v.shape[-1]) if initial is None else initial
-    outputs = []
-    for t in range(time):
-        error = v[:, t] - torch.einsum("bhkv,bhk->bhv", state, k[:, t])
-        state = state + _gate(beta[:, t]) * torch.einsum("bhk,bhv->bhkv", k[:, t], error)
-        outputs.append(torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
-    return torch.stack(outputs, dim=1), state
-
-
-def _gate(value: Float[Tensor, "b h"]) -> Float[Tensor, "b h 1 1"]:
+def gate_for_matrix(value: Float[Tensor, "b h"]) -> Float[Tensor, "b h 1 1"]:
     """One scalar per sequence and head, shaped to scale a matrix."""
     return value[..., None, None]

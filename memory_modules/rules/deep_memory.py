@@ -1,0 +1,185 @@
+"""`deep_memory`: an MLP that learns at test time (Titans), with momentum and forgetting, in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from titanlab.memory_modules.activations import ACTIVATIONS
+from titanlab.memory_modules.kernels.chunk_gates import chunk_gates
+from titanlab.memory_modules.kernels.chunking import Piece, from_chunks, pieces, to_chunks
+from titanlab.memory_modules.kernels.dual_form import dual_form
+from titanlab.memory_modules.rules.checks import check_sequence, joined, shape_of
+from titanlab.platform.errors import unknown_name
+from titanlab.platform.tensors import Gate, PerHead, at_least_float32
+
+BACKENDS = ("auto", "torch")
+
+
+class DeepMemoryState(NamedTuple):
+    """A deep memory between two tokens; every tensor has the batch as its first axis."""
+
+    weights: tuple[Tensor, ...]
+    """The L matrices as they stand, [b, h, in, out]."""
+    momentum: tuple[Tensor, ...]
+    """The L matrices of past surprise, [b, h, in, out]; empty when momentum is off."""
+    reference: tuple[Tensor, ...]
+    """The L matrices as they stood at the start of the chunk that is under way; gradients are taken there."""
+    position: Tensor
+    """[b], int64 on the CPU: tokens of the chunk under way that were seen; 0 at a chunk's start."""
+
+
+def deep_memory(
+    q: PerHead,
+    k: PerHead,
+    v: PerHead,
+    keep: Gate | None,
+    momentum: Gate | None,
+    step: Gate,
+    weights: Sequence[Tensor],
+    *,
+    chunk_size: int,
+    residual: bool = False,
+    activation: str = "gelu",
+    state: DeepMemoryState | None = None,
+    backend: str = "auto",
+) -> tuple[PerHead, DeepMemoryState]:
+    """Titans' long-term memory: an MLP that learns k -> v by gradient descent with momentum and forgetting.
+
+        S_t = momentum_t S_{t-1} - step_t grad l(M_ref; k_t, v_t)        l = 1/2 ||M(k) - v||^2
+        M_t = keep_t M_{t-1} + S_t                                       y_t = M_t(q_t)
+
+    Titans (arXiv 2501.00663), eq. 8-18, in the chunkwise form of section 3.2: M_ref is the memory at the start of the
+    token's chunk, so chunk_size = 1 is the exact recurrence. The paper writes alpha for 1 - keep, eta for momentum and
+    theta for step. No weight per token is formed: see kernels/dual_form.py.
+
+    Args:
+        q, k, v: [b, t, h, d], any floating type; the state is kept in float32 or better.
+        keep: [b, t, h] in (0, 1], the fraction of the memory kept; None: 1.
+        momentum: [b, t, h] in [0, 1), the fraction of past surprise kept; None: off.
+        step: [b, t, h] > 0, the inner learning rate.
+        weights: L >= 1 matrices [h, in, out] of the memory before the first token, first in = last out = d.
+            With a `state` only their shapes are read.
+        chunk_size: tokens that share one reference memory.
+        residual: M(x) = x + MLP(x).
+        activation: gelu (tanh form) | silu | relu | tanh, between the matrices.
+        state: what an earlier call returned; a sequence cut anywhere gives the same as one call.
+        backend: auto | torch.
+
+    Returns:
+        y [b, t, h, d] in q's type, and the state after the last token.
+
+    Raises:
+        ValueError: naming the argument, its shape and what was expected.
+    """
+    check_sequence(q, k, v, {"keep": keep, "momentum": momentum, "step": step}, chunk_size)
+    if v.shape != k.shape:
+        raise ValueError(f"v: has shape {shape_of(v)}; expected {shape_of(k)}, that of k")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: {unknown_name('activation', activation, ACTIVATIONS)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: {unknown_name('backend', backend, BACKENDS)}")
+    dtype = at_least_float32(q.dtype)
+    _check_weights(weights, q)
+    if state is None:
+        state = initial_deep_memory(weights, q.shape[0], momentum is not None, dtype)
+    _check_state(state, q, weights, momentum is not None, chunk_size)
+    outputs = []
+    with torch.autocast(q.device.type, enabled=False):
+        for piece in pieces(int(state.position[0]), q.shape[1], chunk_size):
+            rows_q, rows_k, rows_v, rates = (to_chunks(x.to(dtype), piece) for x in (q, k, v, step))
+            kept, carried = (None if gate is None else to_chunks(gate.to(dtype), piece) for gate in (keep, momentum))
+            gates = chunk_gates(kept, carried, rates)
+            reference = [_grouped(matrix) for matrix in state.reference]
+            y, parts = dual_form(rows_q, rows_k, rows_v, gates, reference, _stacked(state), activation, residual)
+            outputs.append(from_chunks(y, q.shape[0]))
+            state = _advanced(state, parts, piece, chunk_size)
+    return joined(outputs, q, q.dtype), state
+
+
+def initial_deep_memory(
+    weights: Sequence[Tensor], batch: int, momentum: bool, dtype: torch.dtype | None = None
+) -> DeepMemoryState:
+    """The state before the first token: every sequence starts from `weights` [h, in, out], with no surprise yet."""
+    dtype = dtype or at_least_float32(weights[0].dtype)
+    expanded = tuple(matrix.to(dtype).expand(batch, *matrix.shape) for matrix in weights)
+    surprise = tuple(torch.zeros_like(matrix) for matrix in expanded) if momentum else ()
+    return DeepMemoryState(expanded, surprise, expanded, torch.zeros(batch, dtype=torch.int64, device="cpu"))
+
+
+def read_deep_memory(
+    q: PerHead, state: DeepMemoryState, *, residual: bool = False, activation: str = "gelu"
+) -> PerHead:
+    """M(q) [b, t, h, d] with the memory as it stands, writing nothing."""
+    x = q.movedim(1, 2).to(state.weights[0].dtype)
+    y = x
+    with torch.autocast(q.device.type, enabled=False):
+        for layer, matrix in enumerate(state.weights):
+            y = (ACTIVATIONS[activation](y, 0)[0] if layer else y) @ matrix
+    return (x + y if residual else y).movedim(2, 1).to(q.dtype)
+
+
+def _grouped(matrix: Tensor) -> Tensor:
+    """[b, h, ...] -> [b * h, ...]."""
+    return matrix.flatten(0, 1)
+
+
+def _stacked(state: DeepMemoryState) -> list[Tensor]:
+    """Memory and momentum of every layer as parts of one tensor, [b * h, p, in, out]."""
+    families = (state.weights, state.momentum) if state.momentum else (state.weights,)
+    return [torch.stack(parts, 2).flatten(0, 1) for parts in zip(*families, strict=True)]
+
+
+def _advanced(state: DeepMemoryState, stacked: Sequence[Tensor], piece: Piece, chunk_size: int) -> DeepMemoryState:
+    """The state after a piece, from its parts [b * h, p, in, out]."""
+    batch, heads = state.weights[0].shape[:2]
+
+    def part(index: int) -> tuple[Tensor, ...]:
+        return tuple(parts[:, index].unflatten(0, (batch, heads)) for parts in stacked)
+
+    weights, momentum = part(0), part(1) if state.momentum else ()
+    position = (state.position + piece.chunks * piece.size) % chunk_size
+    reference = state.reference if int(position[0]) else weights  # a chunk ended: the next one starts here
+    return DeepMemoryState(weights, momentum, reference, position)
+
+
+def _check_weights(weights: Sequence[Tensor], q: Tensor) -> None:
+    if len(weights) < 1:
+        raise ValueError("weights: is empty; expected at least one matrix [h, in, out]")
+    width = q.shape[3]
+    for index, matrix in enumerate(weights):
+        last = index == len(weights) - 1
+        if (
+            matrix.ndim != 3
+            or tuple(matrix.shape[:2]) != (q.shape[2], width)
+            or (last and matrix.shape[2] != q.shape[3])
+        ):
+            raise ValueError(
+                f"weights[{index}]: has shape {shape_of(matrix)}; expected [{q.shape[2]}, {width}, "
+                f"{q.shape[3] if last else 'out'}] (h, in, out; the first in and the last out are d)"
+            )
+        width = matrix.shape[2]
+
+
+def _check_state(state: DeepMemoryState, q: Tensor, weights: Sequence[Tensor], momentum: bool, chunk_size: int) -> None:
+    b, dtype = q.shape[0], at_least_float32(q.dtype)
+    if bool(state.momentum) != momentum:
+        have, given = ("has", "is None") if state.momentum else ("lacks", "is given")
+        raise ValueError(f"state.momentum: the state {have} momentum but the argument momentum {given}")
+    families = {"weights": state.weights, "reference": state.reference}
+    for name, matrices in {**families, "momentum": state.momentum}.items() if momentum else families.items():
+        if len(matrices) != len(weights):
+            raise ValueError(f"state.{name}: has {len(matrices)} matrices; expected {len(weights)}, as in weights")
+        for index, (matrix, like) in enumerate(zip(matrices, weights, strict=True)):
+            if tuple(matrix.shape) != (b, *like.shape) or matrix.dtype != dtype:
+                raise ValueError(
+                    f"state.{name}[{index}]: has shape {shape_of(matrix)} and type {matrix.dtype}; expected "
+                    f"{[b, *like.shape]} (b, h, in, out) and {dtype}"
+                )
+    if tuple(state.position.shape) != (b,) or int(state.position.min()) != int(state.position.max()):
+        raise ValueError(f"state.position: is {state.position.tolist()}; expected one place in the chunk for {b} rows")
+    if not 0 <= int(state.position[0]) < chunk_size:
+        raise ValueError(f"state.position: is {int(state.position[0])}; expected below chunk_size {chunk_size}")
