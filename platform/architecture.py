@@ -9,7 +9,7 @@ from torch import nn
 from titanlab.platform.config import Config
 from titanlab.platform.memory import MemoryConfig
 from titanlab.platform.registry import Registry
-from titanlab.platform.tensors import Hidden, State
+from titanlab.platform.tensors import Hidden, State, check_batch
 
 
 class ArchitectureConfig(Config, ABC):
@@ -22,6 +22,11 @@ class ArchitectureConfig(Config, ABC):
 
 class Architecture(nn.Module, ABC):
     """One block of the stack, its norms and residuals inside; the model adds the feed-forward layer after it."""
+
+    def __call__(self, x: Hidden, state: State) -> tuple[Hidden, State]:
+        """`forward`, for a state of as many sequences as x; any other is refused with a ValueError."""
+        check_batch(x, state)
+        return super().__call__(x, state)
 
     @abstractmethod
     def initial_state(self, batch: int) -> State:

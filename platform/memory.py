@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -11,11 +12,15 @@ from torch.utils import _pytree as pytree
 from titanlab.platform.config import Config
 from titanlab.platform.registry import Registry
 from titanlab.platform.shapes import shapes_only
-from titanlab.platform.tensors import Hidden, State
+from titanlab.platform.tensors import Hidden, State, check_batch
 
 
 class MemoryConfig(Config, ABC):
     """Settings of a memory; register the subclass and it can be named in YAML as `memory: {type: ...}`."""
+
+    chunk_exact: ClassVar[bool] = True
+    """Whether a setting `chunk_size`, if there is one, changes speed only. A rule that the chunk length is a part of
+    says False; `titanlab check` holds the others to it."""
 
     @abstractmethod
     def build(self, dim: int) -> MemoryModule:
@@ -42,6 +47,11 @@ class MemoryModule(nn.Module, ABC):
     The state is an explicit value: any pytree of tensors whose first axis is the batch. Nothing about a sequence is
     kept on the module, so one module serves any number of sequences.
     """
+
+    def __call__(self, x: Hidden, state: State) -> tuple[Hidden, State]:
+        """`forward`, for a state of as many sequences as x; any other is refused with a ValueError."""
+        check_batch(x, state)
+        return super().__call__(x, state)
 
     @abstractmethod
     def initial_state(self, batch: int) -> State:
