@@ -32,6 +32,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 benchmark: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 clean:

@@ -1,9 +1,9 @@
 """The rule alone on a CPU against titans-pytorch's NeuralMemory: forward + backward, one thread, in one run.
 
-    python benchmarks/rule_on_cpu.py        (needs: pip install 'titanlab[bench]')
+    python -m benchmarks.rule_on_cpu        (needs: pip install 'titanlab[bench]')
 
-Both at batch 2, 512 tokens, 1 head of 64, depth 2, expansion 2, chunk 64, momentum. They do not compute the same: ours is
-the exact rule with token gates; the peer takes every gradient at the initial weights and has gates per chunk. Each
+Both at batch 2, 512 tokens, 1 head of 64, depth 2, expansion 2, chunk 64, momentum. They do not compute the same: ours
+is the exact rule with token gates; the peer takes every gradient at the initial weights and has gates per chunk. Each
 measurement runs in a process of its own, the two in turns, since times on a shared machine drift.
 """
 
@@ -34,9 +34,7 @@ def ours() -> Callable[[], None]:
         (scale * torch.sigmoid(torch.randn(BATCH, TIME, 1) + bias)).requires_grad_()
         for scale, bias in ((1.0, 4.0), (1.0, -2.0), (0.1, 0.0))
     )
-    weights = [
-        (torch.randn(1, *shape) * shape[0] ** -0.5).requires_grad_() for shape in ((DIM, HIDDEN), (HIDDEN, DIM))
-    ]
+    weights = [(torch.randn(1, *shape) * shape[0] ** -0.5).requires_grad_() for shape in ((DIM, HIDDEN), (HIDDEN, DIM))]
 
     def run() -> None:
         y, _ = deep_memory(q, k, v, keep, momentum, step, weights, chunk_size=CHUNK)

@@ -42,11 +42,11 @@ class ModelConfig(Config):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: y = (silu(x W_1) * (x W_2)) W_3 (Shazeer, arXiv 2002.05202, eq. 5), hidden width rounded up to 8."""
+    """SwiGLU: y = (silu(x W_1) * (x W_2)) W_3 (Shazeer, arXiv 2002.05202, eq. 5), hidden width a multiple of 8."""
 
     def __init__(self, dim: int, expansion: float) -> None:
         super().__init__()
-        width = -(-int(dim * expansion) // 8) * 8
+        width = max(8, -(-int(dim * expansion) // 8) * 8)
         self.norm = nn.RMSNorm(dim)
         self.up = nn.Linear(dim, 2 * width, bias=False)
         self.down = nn.Linear(width, dim, bias=False)

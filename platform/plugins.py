@@ -43,19 +43,22 @@ def load_plugin(target: str) -> Plugin:
     Raises:
         PluginError: one line naming the file and the cause.
     """
+    if not target.strip():
+        raise PluginError("--plugin is empty; expected FILE.py or package.module")
     if target.endswith(".py") or "/" in target:
         plugin = _read_file(target)
         install(plugin)
         return plugin
+    if not all(part.isidentifier() for part in target.split(".")):
+        raise PluginError(f"plugin {target}: expected FILE.py or package.module, dots between words")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a script's own entry is its folder, where a researcher's package is not
     module = _import(target)
     try:
         source = inspect.getsource(module)
-    except OSError:
-        raise PluginError(
-            f"plugin {target}: {module.__file__ or 'a folder without __init__.py'} holds no source"
-        ) from None
+    except (OSError, TypeError):  # no Python file: an extension, a built-in module or a folder
+        file = getattr(module, "__file__", None) or "it is built in or a folder, and so"
+        raise PluginError(f"plugin {target}: {file} holds no Python source") from None
     return Plugin(target, source, inspect.getsourcefile(module) or target, target)
 
 
@@ -132,7 +135,7 @@ def _refuse_unfinished_classes(module: types.ModuleType, file: str) -> None:
 def _failure(plugin: str, file: str | None, error: BaseException) -> PluginError:
     """The error in one line, with the place it came from: in the plug-in's own file, else the innermost one."""
     if isinstance(error, PluginError):
-        return PluginError(f"plugin {plugin}: {error}")
+        return PluginError(f"plugin {plugin}: {str(error).removeprefix(f'{plugin}: ')}")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     own = [frame for frame in frames if frame.filename == file] or frames
     place = f"{own[-1].filename}:{own[-1].lineno}" if own and own[-1].filename != __file__ else ""

@@ -61,12 +61,13 @@ class Registry(Mapping[str, type[C]], Generic[C]):
         missing = sorted(getattr(cls, "__abstractmethods__", ()))
         if missing:
             raise PluginError(f"{where}: {cls.__name__} does not define {', '.join(missing)}")
-        if not cls.__module__.startswith(f"{self.package}."):
+        own = cls.__module__.startswith(f"{self.package}.")
+        if not own:
             self._discover()  # what comes with titanlab has its names first, so a clash blames the newcomer
         holder = self._classes.get(name)
         if holder is not None:
             raise PluginError(f"{where}: the name is taken by {holder.__name__} in {_source(holder)}; choose another")
-        point = self._entry_points.get(name)
+        point = None if own else self._entry_points.get(name)
         if point is not None and _top(point.module) != _top(cls.__module__):
             raise PluginError(f"{where}: the name is taken by the entry point {point.value}; choose another")
         if cls.__dict__.get("type_name"):
@@ -133,9 +134,20 @@ class Registry(Mapping[str, type[C]], Generic[C]):
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self.package}.{module.name}")
+            self._refuse_taken_entry_points()
         except BaseException:
             self._discovered = False
             raise
+
+    def _refuse_taken_entry_points(self) -> None:
+        for name, point in self._entry_points.items():
+            holder = self._classes.get(name)
+            if holder is not None and _top(holder.__module__) != _top(point.module):
+                raise PluginError(
+                    f"the installed package '{_top(point.module)}' registers '{name}' in {self.kind} ({point.value}): "
+                    f"the name is taken by {holder.__name__} in {_source(holder)}; uninstall it, or rename its entry "
+                    "point"
+                )
 
     @cached_property
     def _entry_points(self) -> dict[str, EntryPoint]:
@@ -157,7 +169,7 @@ class Registry(Mapping[str, type[C]], Generic[C]):
             loaded = point.load()
         except PluginError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise PluginError(
                 f"entry point '{point.name}' of {self.kind} ({point.value}) failed to import: "

@@ -13,6 +13,8 @@ from titanlab.platform.model import ModelConfig
 from titanlab.platform.task import TASKS, TaskConfig
 from titanlab.platform.yaml_source import Document, read_yaml
 
+LARGEST_SEED = 2**32 - 1
+
 
 class TrainConfig(Config):
     """AdamW with warm-up and cosine decay."""
@@ -37,7 +39,7 @@ class TrainConfig(Config):
     """AdamW's decay of the mean squared gradient."""
     clip: float = Field(1.0, ge=0)
     """Largest norm of the gradient over all parameters; 0 clips nothing."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Fixes the initial weights and the order of the data."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16 autocast or float32; auto: bfloat16 on a GPU, float32 on a CPU."""

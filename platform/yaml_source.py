@@ -56,6 +56,17 @@ class Document:
         """A problem with the value at `path`."""
         return Problem(message, *self.locate(path))
 
+    def located(self, error: ConfigError) -> ConfigError:
+        """The error with the place of each setting that it names by its dotted path alone."""
+        return ConfigError(
+            [
+                self.problem(tuple(problem.path.split(".")), problem.message)
+                if problem.path and problem.location is None
+                else problem
+                for problem in error.problems
+            ]
+        )
+
     def part(self, *path: str | int) -> Document:
         """The block at `path` as a document of its own, places kept."""
         value: Any = self.value
@@ -95,6 +106,8 @@ def read_text(path: str | Path) -> str:
         _refuse(place, "is a folder; expected a YAML file")
     except OSError as error:
         _refuse(place, f"cannot be read: {error.strerror}")
+    except ValueError:  # a NUL in the name
+        _refuse(Location(repr(str(path))), "is no name of a file")
     if len(data) > MAX_BYTES:
         _refuse(place, f"is larger than {MAX_BYTES >> 20} MiB; expected a configuration")
     try:

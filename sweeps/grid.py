@@ -83,6 +83,10 @@ def _refuse_keys(sweep: Sweep, settings: list[Setting]) -> None:
             message = "seeds are no settings to compare: write them under `seeds`"
         elif setting.key == "name":
             message = "a name changes no result; expected a key of model, task or train"
+        elif setting.path[0] == "base" and len(setting.path) > 1:
+            message = f"a key starts within the base: write '{setting.key.removeprefix('base.')}'"
+        elif len(setting.path) == 1 and (full := _full_key(sweep.config.base, setting.key)) not in (None, setting.key):
+            message = f"unknown key '{setting.key}'; did you mean '{full}'?"
         elif not all(setting.path):
             message = f"expected a dotted key, as in model.memory.depth, got {shown_value(setting.key)}"
         else:
@@ -90,6 +94,17 @@ def _refuse_keys(sweep: Sweep, settings: list[Setting]) -> None:
         problems.append(sweep.document.problem(setting.key_place, message))
     if problems:
         raise ConfigError(problems)
+
+
+def _full_key(block: Mapping[str, Any], name: str) -> str | None:
+    """The dotted key of the setting called `name` that the base writes somewhere within a block."""
+    if name in block:
+        return name
+    for key, value in block.items():
+        found = _full_key(value, name) if isinstance(value, Mapping) else None
+        if found is not None:
+            return f"{key}.{found}"
+    return None
 
 
 def base_run(sweep: Sweep) -> RunConfig:

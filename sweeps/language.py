@@ -14,10 +14,10 @@ from titanlab.platform.config import Config, digest, problems_of, shown_value, v
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.files import slug
 from titanlab.platform.overrides import apply_overrides
+from titanlab.platform.run_config import LARGEST_SEED
 from titanlab.platform.yaml_source import Document, parse_yaml, read_text
 
 MAX_SEEDS = 1000
-LARGEST_SEED = 2**32 - 1
 
 
 class Objective(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from types import TracebackType
 from typing import Self
@@ -13,11 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from titanlab.sweeps.progress import COMPLETE, RUNNING, STOPPED, WAITING, Progress, Row, duration
+from titanlab.sweeps.progress import COMPLETE, RUNNING, STOPPED, WAITING, Progress, Row, duration, failures
 from titanlab.sweeps.trial_record import TrialRecord
 
 STYLES = {WAITING: "dim", RUNNING: "cyan", COMPLETE: "green", STOPPED: "yellow"}
 TALLEST = 24  # rows; a longer sweep shows what runs, what failed and what ended last
+MOST_FAILURES = 3  # that say why while the sweep runs; its end lists all
 REFRESH = 1.0  # seconds
 
 
@@ -87,44 +89,59 @@ class SweepDisplay:
     def _render(self) -> Group:
         with self._lock:
             self.progress.look_at_running()
-        left = self.progress.seconds_left()
-        line = Text(f"{self.progress.counts()}; time left: {duration(left)}")
         rows = list(self.progress.rows.values())
-        shown = rows if len(rows) <= TALLEST else _selection(rows)
-        return Group(
-            trial_table(shown, self.progress.metric),
-            ProgressBar(total=1.0, completed=self.progress.fraction(), width=60),
-            line,
-        )
+        below = self._below(rows)
+        room = self.console.height - len(below) - 1  # a live table taller than its terminal loses its lower end
+        return Group(self._fitting(rows, room), *below)
+
+    def _below(self, rows: list[Row]) -> list[Table | Text]:
+        """What stands under the table, a line each: the last failures, the bar, the counts."""
+        why = [Text(f"failed: {line}", "red", no_wrap=True, overflow="ellipsis") for line in failures(rows)]
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=1.0, completed=self.progress.fraction(), width=60))
+        left = duration(self.progress.seconds_left())
+        counts = Text(f"{self.progress.counts()}; time left: {left}", no_wrap=True, overflow="ellipsis")
+        return [*why[-MOST_FAILURES:], bar, counts]
+
+    def _fitting(self, rows: list[Row], room: int) -> Table:
+        """The table of as many trials as fit in `room` lines; a long name takes several."""
+        shown = rows if len(rows) <= TALLEST else _selection(rows, TALLEST)
+        while True:
+            table = trial_table(shown, self.progress.metric)
+            lines = len(self.console.render_lines(table, pad=False))
+            if lines <= room or len(shown) <= 1:
+                return table
+            too_many = math.ceil(len(shown) * (lines - room) / lines)
+            shown = _selection(shown, max(1, len(shown) - too_many))
 
 
 def trial_table(rows: list[Row], metric: str) -> Table:
-    """The trials, one a line."""
+    """The trials, one a line; why one failed is told apart (`failures`), where there is room for it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("trial", overflow="fold")
     table.add_column("seed", justify="right")
     table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("train loss", justify="right", no_wrap=True)
+    table.add_column("loss", justify="right", no_wrap=True)
     table.add_column(metric, justify="right", no_wrap=True)
-    table.add_column("status", overflow="fold")
+    table.add_column("status", no_wrap=True)
     for row in rows:
-        status = f"{row.status.replace('_', ' ')}: {row.reason}" if row.reason else row.status
         table.add_row(
             escape(row.variant),
             str(row.seed),
             f"{row.step}/{row.steps}",
             "" if row.loss is None else f"{row.loss:.4g}",
             "" if row.objective is None else f"{row.objective:.4g}",
-            Text(status, style=STYLES.get(row.status, "red")),
+            Text(row.status.replace("_", " "), style=STYLES.get(row.status, "red")),
         )
     return table
 
 
-def _selection(rows: list[Row]) -> list[Row]:
-    """What a person wants to see of many: the running and the failed trials, and the last complete ones."""
+def _selection(rows: list[Row], count: int) -> list[Row]:
+    """What a person wants to see of many: what runs, the last failures, the last complete trials, what comes next."""
     running = [row for row in rows if row.status == RUNNING]
     failed = [row for row in rows if row.reason][-5:]
-    room = max(0, TALLEST - len(running) - len(failed))
-    complete = [row for row in rows if row.status == COMPLETE][-room:] if room else []
-    keep = {row.key for row in [*running[:TALLEST], *failed, *complete]}
+    others = [row for row in rows if row not in running and row not in failed]
+    complete = [row for row in reversed(others) if row.status == COMPLETE]
+    waiting = [row for row in others if row.status != COMPLETE]
+    keep = {row.key for row in [*running, *failed, *complete, *waiting][:count]}
     return [row for row in rows if row.key in keep]

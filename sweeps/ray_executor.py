@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ray import tune
 
 OBJECT_STORE = 80 * 2**20  # bytes; the default takes 30 % of the machine's memory, and trials share nothing
+PATIENCE = 10.0  # seconds for a cluster's port to answer
 LONGEST_TEMPORARY = 40  # characters: a socket's path below it may have 107
 
 _SETTINGS = {
@@ -102,13 +104,11 @@ class RayExecutor(Executor):
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if self.address is not None:
+            _check_answers(self.address)
             try:
                 ray.init(address=self.address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise ConfigError(
-                    Problem(f"no Ray cluster answers at --ray-address {self.address}: {reason}")
-                ) from None
+                raise _no_cluster(self.address, str(error).strip().splitlines()[0]) from None
         else:
             parent = tempfile.gettempdir()
             self._temporary = Path(
@@ -125,11 +125,35 @@ class RayExecutor(Executor):
         self._connected = True
 
 
+def _check_answers(address: str) -> None:
+    """Asks the port first: Ray itself waits for minutes where nobody listens.
+
+    Raises:
+        ConfigError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto` and the like, which Ray looks up by itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str, reason: str) -> ConfigError:
+    return ConfigError(
+        Problem(
+            f"no Ray cluster answers at --ray-address {address}: {reason}; expected HOST:PORT as `ray start --head` "
+            "prints it, or `auto` for a cluster on this machine"
+        )
+    )
+
+
 def _tuner(jobs: Sequence[Job], resources: Resources, relay: _Relay, storage: Path) -> tune.Tuner:
     """A fresh experiment over the trials: nothing of an earlier one is restored, the trials resume by themselves."""
     from ray import tune
 
-    trainable = tune.with_parameters(tune_trial, jobs={job.key: job for job in jobs})
+    trainable = tune.with_parameters(tune_trial, jobs={job.key: job for job in jobs}, folder=os.getcwd())
     wanted = {"cpu": resources.cpu, **({"gpu": resources.gpu} if resources.gpu else {})}
     return tune.Tuner(
         tune.with_resources(trainable, wanted),

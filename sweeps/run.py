@@ -78,6 +78,7 @@ def _drive(
 ) -> SweepResult:
     folders = {trial.key: store.trial(plan.id, trial.key) for trial in plan.trials}
     ledger = Ledger(store, sweep_entry(plan, folders, plugins))
+    console.print("writing the plan to MLflow ...", highlight=False)  # a fresh database takes some seconds
     runs = ledger.open()
     progress = Progress(plan, folders)
     progress.look_at_disk()
@@ -86,6 +87,7 @@ def _drive(
     progress.queue([job.key for job in jobs])
     try:
         if jobs:
+            console.print(f"starting {len(jobs)} trial{'s' if len(jobs) != 1 else ''} ...", highlight=False)
             with SweepDisplay(progress, console) as display:
                 watcher = _FailureKeeper(display, folders)
                 executor.execute(jobs, plan.resources, watcher, interruption, store.sweep(plan.id))

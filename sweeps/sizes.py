@@ -20,7 +20,16 @@ class Size(NamedTuple):
 
 
 class UnbuildableError(Exception):
-    """A model whose settings are valid one by one but not together; says why."""
+    """A model whose settings are valid one by one but not together; says why.
+
+    Args:
+        reason: for people.
+        path: dotted, of the setting at fault where the model knows it (`model.memory.heads`).
+    """
+
+    def __init__(self, reason: str, path: str = "model") -> None:
+        super().__init__(reason)
+        self.path = path
 
 
 class Sizes:
@@ -49,7 +58,8 @@ def _measure(run: RunConfig) -> Size | UnbuildableError:
         model = meta_model(run.model, run.task.vocab_size)
         return Size(parameter_count(model), memory_state_size(run.model, model))
     except ConfigError as error:
-        return UnbuildableError("; ".join(problem.message for problem in error.problems))
+        reason = "; ".join(problem.message for problem in error.problems)
+        return UnbuildableError(reason, error.problems[0].path or "model")
     except ValueError as error:
         return UnbuildableError(str(error))
     except Exception as error:  # a plug-in's own mistake: say where it is, a plan runs nothing that could be lost

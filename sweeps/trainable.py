@@ -7,6 +7,7 @@ process that died, and the trial goes on from its checkpoint.
 from __future__ import annotations
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -51,8 +52,9 @@ def run_trial(job: Job) -> TrialRecord:
     folder = Path(job.folder)
     if Path(job.stop_file).exists():
         return TrialRecord("stopped")  # its turn came after the driver was asked to stop
-    attempt = begin_attempt(folder)
     sync = JournalSync(job.tracking_uri, job.run_id, folder / METRICS)
+    sync.prepare()
+    attempt = begin_attempt(folder)
     sync.start({"trial.attempt": str(attempt)})
     record, finished = _train(job, folder)
     if record.failed:
@@ -125,8 +127,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def tune_trial(config: Mapping[str, Any], jobs: Mapping[str, Job]) -> None:
-    """The function that Ray Tune calls; lives in an importable module, so that it travels by name."""
+def tune_trial(config: Mapping[str, Any], jobs: Mapping[str, Job], folder: str) -> None:
+    """The function that Ray Tune calls; lives in an importable module, so that it travels by name.
+
+    Args:
+        folder: the driver's working folder, where relative paths of a configuration start.
+    """
     from ray import tune
 
+    if Path(folder).is_dir():
+        os.chdir(folder)  # a cluster's processes start where the cluster was started
     tune.report({"record": json.dumps(asdict(run_trial(jobs[config["trial"]])))})

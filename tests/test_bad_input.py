@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from titanlab.__main__ import main
+from titanlab.sweeps.language import load_sweep
 
 GOOD = """\
 name: good
@@ -348,3 +349,41 @@ def test_the_installed_command_exits_with_two_and_no_traceback(tmp_path: Path) -
     assert done.stderr.startswith("error: sweep.yaml:5:11: base.train.steps: expected a whole number")
     assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
+
+
+@pytest.mark.parametrize(
+    "key, expected",
+    [
+        ("base.model.memory.depth", "a key starts within the base: write 'model.memory.depth'"),
+        ("chunk_size", "unknown key 'chunk_size'; did you mean 'model.memory.chunk_size'?"),
+    ],
+)
+def test_an_axis_that_is_written_from_the_wrong_place_is_told_its_full_key(
+    titanlab: Titanlab, key: str, expected: str
+) -> None:
+    Path("sweep.yaml").write_text(changed("  model.memory.depth:", f"  {key}:"))
+    answer = titanlab("sweep", "plan", "sweep.yaml")
+    assert answer.code == 2 and f"axes.{key}: {expected}" in answer.err
+
+
+def test_resources_that_are_not_there_are_located_in_the_file(titanlab: Titanlab) -> None:
+    Path("sweep.yaml").write_text(GOOD)
+    answer = titanlab("sweep", "run", "sweep.yaml", "--set", "resources.cpu=4096")
+    assert answer.code == 2
+    assert answer.err.startswith("error: --set resources.cpu=4096: resources.cpu: a trial wants 4096 CPU cores")
+    assert [path.name for path in Path().iterdir()] == ["sweep.yaml"]
+
+
+def test_a_name_that_no_file_can_have_is_refused(titanlab: Titanlab) -> None:
+    assert titanlab("sweep", "plan", "a\x00b").err == "error: 'a\\x00b': is no name of a file\n"
+
+
+def test_a_report_of_other_settings_than_were_run_keeps_the_one_that_is_there(titanlab: Titanlab) -> None:
+    Path("sweep.yaml").write_text(GOOD)
+    Path("titanlab-store/sweeps").mkdir(parents=True)
+    folder = Path("titanlab-store/sweeps") / load_sweep("sweep.yaml").config.id
+    (folder / "report").mkdir(parents=True)
+    (folder / "report/report.md").write_text("kept")
+    answer = titanlab("sweep", "report", "sweep.yaml", "--set", "train.steps=3")
+    assert answer.code == 2 and "repeat the --set options that the sweep was run with" in answer.err
+    assert (folder / "report/report.md").read_text() == "kept"

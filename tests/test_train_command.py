@@ -79,11 +79,12 @@ def test_the_same_command_again_says_that_the_run_is_complete(
     capsys.readouterr()
     assert command("--store", "s") == 0
     shown = capsys.readouterr().out
-    assert "complete after 20 steps" in shown
+    assert "was complete after 20 steps" in shown and "nothing was left to do; --fresh" in shown
     assert "step 10/20" not in shown
     assert journal.read_bytes() == before
     assert command("--store", "s", "--fresh") == 0
-    assert "step 10/20" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "step 10/20" in shown and "nothing was left to do" not in shown
     assert [point.step for point in read_journal(journal)] == [10, 20]
     assert journal.read_bytes() != before
 
@@ -169,3 +170,28 @@ def last_step(folder: Path) -> int:
 def figures(metrics: dict[str, float]) -> dict[str, float]:
     """The metrics that no clock decides."""
     return {name: value for name, value in metrics.items() if not name.startswith("cost/")}
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--store", "My run.yaml"], "My run.yaml is a file; name a folder with --store"),
+        (["--store", "/dev/null/inner"], "lies within /dev/null, which is a file; name a folder with --store"),
+        (["--set", f"train.seed={2**64}"], "train.seed: expected a number of at most 4294967295"),
+        (
+            ["--set", "model.memory={type: titans, heads: 3}"],
+            "heads: 3}: model.memory.heads: the model cannot be built: 3 heads do not divide",
+        ),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_written(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
+) -> None:
+    assert command(*options) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and expected in shown.err and len(shown.err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["My run.yaml"]
+
+
+def test_a_feed_forward_layer_is_never_empty(command: Command) -> None:
+    assert command("--set", "model.expansion=0.001", "--set", "train.steps=2") == 0

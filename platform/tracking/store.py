@@ -109,11 +109,13 @@ def open_store(root: str | Path = DEFAULT_STORE, tracking_uri: str | None = None
     """Names a store; creates nothing.
 
     Raises:
-        ConfigError: the path is a file, or the tracking address is of a kind that cannot work.
+        ConfigError: the path is a file or within one, or the tracking address is of a kind that cannot work.
     """
     folder = Path(root).expanduser().absolute()
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(Problem(f"the store {folder} is a file; name a folder with --store"))
+    standing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not standing.is_dir():
+        what = "is a file" if standing == folder else f"lies within {standing}, which is a file"
+        raise ConfigError(Problem(f"the store {folder} {what}; name a folder with --store"))
     if tracking_uri is None:
         return Store(folder, _database_uri(folder))
     known = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql", "databricks")

@@ -6,14 +6,16 @@ whoever sends next - after a kill, another process - starts behind it and no poi
 
 from __future__ import annotations
 
+import gc
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titanlab.platform.tracking.client import one_line, tracking_client
+from titanlab.platform.tracking.client import import_mlflow, one_line, tracking_client
 from titanlab.platform.tracking.journal import Point, read_journal
 from titanlab.platform.tracking.naming import LONGEST_VALUE, clean_key
 
@@ -98,6 +100,16 @@ class JournalSync:
         self._finished: Mapping[str, str] | None = None
         self._done, self._abandoned = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal-sync", daemon=True)
+
+    def prepare(self) -> None:
+        """Imports MLflow; called before the training, since in a thread beside it the import holds up both."""
+        if "mlflow" in sys.modules:
+            return
+        try:
+            import_mlflow(self.tracking_uri)
+        except Exception as error:  # the training does not need it
+            self.error = one_line(error)
+        gc.freeze()  # else the collector goes through all imported objects during the training: 5 % of its time
 
     def start(self, tags: Mapping[str, str]) -> None:
         """Marks the run RUNNING with these tags and begins to send."""

@@ -194,7 +194,7 @@ class _Run:
         raise NonFiniteLossError(
             f"{what} of {self.config.train.steps}; the last finite loss was {self.loss:.4g}, the learning rate "
             f"{learning_rate(step, self.config.train):.3g}. Try a lower `train.learning_rate`, a longer "
-            "`train.warmup`, a smaller `train.clip`, or a smaller step of the memory; the last good checkpoint stays"
+            "`train.warmup`, a smaller `train.clip`, or a smaller step of the memory; a checkpoint from before it stays"
         )
 
     def _line(self) -> dict[str, float]:

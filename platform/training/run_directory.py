@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from titanlab.platform.errors import CheckpointError, ConfigError, TitanlabError
+from titanlab.platform.errors import CheckpointError, ConfigError, Problem, TitanlabError
 from titanlab.platform.files import write_atomically, yaml_text
 from titanlab.platform.run_config import RunConfig, load_config
 from titanlab.platform.training.checkpoint import other_configuration
@@ -24,9 +24,13 @@ def claimed(directory: Path) -> Iterator[None]:
     """Creates the folder and keeps it for this process; the kernel lets go of it when the process ends, however.
 
     Raises:
+        ConfigError: the folder cannot be created.
         TitanlabError: another process trains there.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(Problem(f"{directory} cannot be created: {error.strerror}; name another folder")) from None
     lock = FileLock(directory / LOCK, timeout=PATIENCE)
     try:
         lock.acquire()

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from titanlab.commands import list_registered, sweep_plan, sweep_report, sweep_run, sweep_status, train, ui
+from titanlab.commands import check, list_registered, sweep_plan, sweep_report, sweep_run, sweep_status, train, ui
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -17,14 +17,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 sweep = typer.Typer(help="Plan, run and report an ablation sweep written in YAML.", no_args_is_help=True)
-app.command("train")(train.train)
+app.command("train", short_help="Train one configuration, or go on where it was interrupted.")(train.train)
 app.add_typer(sweep, name="sweep")
-sweep.command("plan")(sweep_plan.plan)
-sweep.command("run")(sweep_run.run)
-sweep.command("report")(sweep_report.report)
-sweep.command("status")(sweep_status.status)
-app.command("list")(list_registered.list_registered)
-app.command("ui")(ui.ui)
+sweep.command("plan", short_help="List every trial with its parameters and memory state; run nothing.")(sweep_plan.plan)
+sweep.command("run", short_help="Run what is not complete yet.")(sweep_run.run)
+sweep.command("report", short_help="Compare the cells: a table, Markdown, CSV and a picture.")(sweep_report.report)
+sweep.command("status", short_help="Show how far each trial is.")(sweep_status.status)
+app.command("check", short_help="Check that a memory or an architecture keeps its promises.")(check.check)
+app.command("list", short_help="Show what a configuration can name, and its settings.")(list_registered.list_registered)
+app.command("ui", short_help="Serve MLflow and print the link that shows a sweep's trials.")(ui.ui)
 
 
 def version(show: bool) -> None:

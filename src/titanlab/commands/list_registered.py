@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import json
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
+_TYPES = {"str": "text", "Path": "path"}
+
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from titanlab.platform.config import Config
     from titanlab.platform.registry import Registry
 
@@ -16,7 +22,9 @@ if TYPE_CHECKING:
 def list_registered(
     kind: Annotated[str | None, typer.Argument(help="memory_modules, architectures or tasks.")] = None,
     name: Annotated[str | None, typer.Argument(help="An entry, to see its settings.")] = None,
-    plugin: Annotated[list[str] | None, typer.Option(help="FILE.py or package.module; may be repeated.")] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(metavar="FILE|MODULE", help="Your own; may be given again.")
+    ] = None,
 ) -> None:
     """Show everything that a configuration can name, or the settings of one entry."""
     from titanlab.platform.errors import ConfigError, Problem, unknown_name
@@ -47,8 +55,8 @@ def _registries() -> dict[str, AnyRegistry]:
 def _show_registry(registry: AnyRegistry) -> None:
     from titanlab.platform.errors import PluginError
 
+    width = max(map(len, registry), default=0)  # first: it looks the names up, which may be refused
     typer.echo(registry.kind)
-    width = max(map(len, registry), default=0)
     for name in registry:
         try:
             summary = _summary(registry[name])
@@ -58,31 +66,61 @@ def _show_registry(registry: AnyRegistry) -> None:
 
 
 def _summary(cls: type[Config]) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
+    return (cls.__doc__ or f"({cls.__name__} has no docstring)").strip().partition("\n")[0]
 
 
 def _show_settings(cls: type[Config]) -> None:
-    from pydantic_core import PydanticUndefined
-
     typer.echo(f"{cls.type_name}: {_summary(cls)}")
+    if not cls.model_fields:
+        typer.echo("  no settings")
+    _show_fields(cls, "  ")
+
+
+def _show_fields(cls: type[Config], indent: str) -> None:
     for name, field in cls.model_fields.items():
-        default = "required" if field.default is PydanticUndefined else f"default {field.default}"
         bounds = "".join(f", {_bound(item)}" for item in field.metadata if _bound(item))
-        typer.echo(f"  {name}: {_type(field.annotation)}{bounds}, {default}")
-        typer.echo(f"      {' '.join((field.description or '').split())}")
+        typer.echo(f"{indent}{name}: {_type(field.annotation)}{bounds}, {_default(field)}")
+        if field.description:
+            typer.echo(f"{indent}    {' '.join(field.description.split())}")
+        for block in _blocks(field.annotation):
+            _show_fields(block, f"{indent}    ")
+
+
+def _default(field: FieldInfo) -> str:
+    """As YAML writes it."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return f"default {value if value and isinstance(value, str) else json.dumps(value, default=str)}"
+
+
+def _blocks(annotation: Any) -> list[type[Config]]:
+    """The blocks of settings that a setting is made of, as in a list of mappings."""
+    from titanlab.platform.config import Config
+
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation] if issubclass(annotation, Config) else []
+    return [block for part in get_args(annotation) for block in _blocks(part)]
 
 
 def _type(annotation: Any) -> str:
-    from types import NoneType, UnionType
-    from typing import Literal, Union, get_args, get_origin
+    from titanlab.platform.config import Config
 
-    if get_origin(annotation) is Literal:
-        return " | ".join(map(str, get_args(annotation)))
-    if get_origin(annotation) in (Union, UnionType):
-        return " | ".join(_type(part) for part in get_args(annotation))
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, parts))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type, parts))
+    if origin in (list, tuple) and parts:
+        inner = _type(parts[0])
+        return f"list of {'mappings' if inner == 'mapping' else inner}"
+    if origin is Annotated:
+        return _type(parts[0])
     if annotation is NoneType:
         return "null"
-    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    if not isinstance(annotation, type) or parts:
+        return str(annotation)
+    return "mapping" if issubclass(annotation, Config) else _TYPES.get(annotation.__name__, annotation.__name__)
 
 
 def _bound(item: Any) -> str:

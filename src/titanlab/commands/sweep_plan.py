@@ -20,7 +20,9 @@ def plan(
     ] = None,
     plugins: Annotated[
         list[str] | None,
-        typer.Option("--plugin", help="FILE.py or package.module with memories, architectures or tasks."),
+        typer.Option(
+            "--plugin", metavar="FILE|MODULE", help="FILE.py or package.module with memories, architectures or tasks."
+        ),
     ] = None,
     store: Annotated[Path, typer.Option(help="The folder of results, to see what is done already.")] = Path(
         "titanlab-store"

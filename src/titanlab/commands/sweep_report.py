@@ -18,7 +18,9 @@ def report(
     ] = None,
     plugins: Annotated[
         list[str] | None,
-        typer.Option("--plugin", help="FILE.py or package.module with memories, architectures or tasks."),
+        typer.Option(
+            "--plugin", metavar="FILE|MODULE", help="FILE.py or package.module with memories, architectures or tasks."
+        ),
     ] = None,
     store: Annotated[Path, typer.Option(help="The folder of results.")] = Path("titanlab-store"),
 ) -> None:
@@ -43,6 +45,13 @@ def report(
     if not folder.is_dir():
         raise ConfigError(Problem(f"{folder} is not there: run the sweep first, `titanlab sweep run {file}`"))
     summary = summarize(plan, folder / "trials")
+    if all(trial.status == "not begun" for trial in summary.unfinished) and not summary.complete:
+        raise ConfigError(
+            Problem(
+                f"{folder} holds none of these {len(plan.trials)} trials; repeat the --set options that the sweep was "
+                f"run with, or run it: `titanlab sweep run {file}`"
+            )
+        )
     wide = None if sys.stdout.isatty() else 200  # a file or a pipe has no width of its own
     console = Console(soft_wrap=True, markup=False, highlight=False, width=wide)
     console.print(table(summary))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from titanlab.commands.next_commands import DEFAULT_STORE, NextCommands, given
+
 if TYPE_CHECKING:
     from titanlab.sweeps.run import SweepResult
 
@@ -24,9 +26,11 @@ def run(
     ] = None,
     plugins: Annotated[
         list[str] | None,
-        typer.Option("--plugin", help="FILE.py or package.module with memories, architectures or tasks."),
+        typer.Option(
+            "--plugin", metavar="FILE|MODULE", help="FILE.py or package.module with memories, architectures or tasks."
+        ),
     ] = None,
-    store: Annotated[Path, typer.Option(help="The folder of results.")] = Path("titanlab-store"),
+    store: Annotated[Path, typer.Option(help="The folder of results.")] = DEFAULT_STORE,
     tracking_uri: Annotated[
         str | None, typer.Option(help="An MLflow server instead of the store's own database.")
     ] = None,
@@ -52,31 +56,41 @@ def run(
             Problem("--ray-address names a cluster, but --executor local runs here; leave one of them out")
         )
     loaded = [load_plugin(target) for target in plugins or ()]
-    plan = make_plan(load_sweep(file, overrides or ()))
+    sweep = load_sweep(file, overrides or ())
+    plan = make_plan(sweep)
     place = open_store(store, tracking_uri)
     chosen = RayExecutor(ray_address) if executor is ExecutorName.RAY else LocalExecutor()
     console = Console(file=sys.stdout)
     for note in plan.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    console.print(plan.summary, highlight=False)
-    result = run_sweep(plan, place, chosen, loaded, console)
-    for line in _summary(result, file, store):
+    console.print(f"{plan.summary}, into {place.root}", markup=False, highlight=False, soft_wrap=True)
+    try:
+        result = run_sweep(plan, place, chosen, loaded, console)
+    except ConfigError as error:  # resources that this machine does not have
+        raise sweep.document.located(error) from None
+    how = [*given("--tracking-uri", tracking_uri), *given("--ray-address", ray_address)]
+    how += [] if executor is ExecutorName.RAY else ["--executor", executor.value]
+    following = NextCommands(file, tuple(overrides or ()), tuple(plugins or ()), store)
+    for line in [*_summary(result, following.run(*how)), *following.lines()]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)
 
 
-def _summary(result: "SweepResult", file: str, store: Path) -> list[str]:
-    """What happened, what failed and why, and where to look."""
+def _summary(result: "SweepResult", again: str) -> list[str]:
+    """What happened, what failed and why, and whether the same command (`again`) has something left to do."""
     from titanlab.sweeps.progress import failures
 
-    total, again = len(result.progress.rows), f"`titanlab sweep run {file}`"
+    total = len(result.progress.rows)
     skipped = f" ({result.skipped} of them before)" if result.skipped else ""
-    lines = [f"{result.complete} of {total} trials complete{skipped}; {result.progress.counts()}"]
+    rest = "" if result.complete == total else f": {result.progress.counts()}"
+    lines = [f"{result.complete} of {total} trials complete{skipped}{rest}"]
     lines += [f"failed: {line}" for line in failures(list(result.progress.rows.values()))]
     if result.interrupted:
-        lines.append(f"interrupted; {again} goes on from the checkpoints")
+        lines.append(f"interrupted; `{again}` goes on from the checkpoints")
+    elif result.complete < total:
+        lines.append(f"once the cause is mended, `{again}` runs what is missing")
     if result.unsent:
-        lines.append(f"warning: MLflow lacks results ({result.unsent[0]}); {again} sends them when the server is back")
-    option = "" if str(store) == "titanlab-store" else f" --store {store}"
-    lines.append(f"rank the variants:  titanlab sweep report {file}{option}")
-    return [*lines, f"compare in MLflow:  titanlab ui {file}{option}"]
+        lines.append(
+            f"warning: MLflow lacks results ({result.unsent[0]}); `{again}` sends them when the server is back"
+        )
+    return lines

@@ -12,7 +12,8 @@ def status(
         list[str] | None, typer.Option("--set", help="As it was run: a.b=c; may be given again.", metavar="A.B=C")
     ] = None,
     plugins: Annotated[
-        list[str] | None, typer.Option("--plugin", help="FILE.py or package.module that the sweep needs.")
+        list[str] | None,
+        typer.Option("--plugin", metavar="FILE|MODULE", help="FILE.py or package.module that the sweep needs."),
     ] = None,
     store: Annotated[Path, typer.Option(help="The folder of results.")] = Path("titanlab-store"),
 ) -> None:
@@ -24,7 +25,7 @@ def status(
     from titanlab.sweeps.language import load_sweep
     from titanlab.sweeps.live_table import trial_table
     from titanlab.sweeps.plan import make_plan
-    from titanlab.sweeps.progress import Progress
+    from titanlab.sweeps.progress import Progress, failures
 
     for target in plugins or ():
         load_plugin(target)
@@ -32,6 +33,9 @@ def status(
     place = open_store(store)
     progress = Progress(plan, {trial.key: place.trial(plan.id, trial.key) for trial in plan.trials})
     progress.look_at_disk()
+    rows = list(progress.rows.values())
     console = Console()
-    console.print(trial_table(list(progress.rows.values()), progress.metric))
-    console.print(f"{len(progress.rows)} trials: {progress.counts()}", highlight=False)
+    console.print(trial_table(rows, progress.metric))
+    for line in failures(rows):
+        console.print(f"failed: {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(rows)} trials: {progress.counts()}", highlight=False)

@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from titanlab.platform.run_config import RunConfig
     from titanlab.platform.training.loop import Outcome
+    from titanlab.platform.yaml_source import Document
 
 INTERRUPTED = 130
 
@@ -30,15 +31,18 @@ def train(
 
     from titanlab.platform.distributed import is_main, process_group
     from titanlab.platform.files import slug
+    from titanlab.platform.tracking.store import open_store
     from titanlab.platform.training.device import choose_device
+    from titanlab.platform.training.run_directory import read_outcome
 
-    directory = (store / "runs" / f"{slug(config.name)}-{config.key}").absolute()
+    directory = open_store(store).root / "runs" / f"{slug(config.name)}-{config.key}"
     with process_group(choose_device(config.train).type):
         if fresh:
             _remove(directory)
+        was_complete = read_outcome(directory) is not None
         outcome = _run(config, directory)
         if is_main():
-            _conclude(outcome, directory)
+            _conclude(outcome, directory, was_complete)
     if outcome.status == "stopped":
         raise typer.Exit(INTERRUPTED)
 
@@ -51,8 +55,22 @@ def _read(file: Path, overrides: list[str], plugins: list[str]) -> RunConfig:
 
     for plugin in plugins:
         load_plugin(plugin)
-    config = run_config(apply_overrides(read_yaml(file), overrides))
+    document = apply_overrides(read_yaml(file), overrides)
+    config = run_config(document)
+    _refuse_unbuildable(config, document)
     return config if "name" in config.model_fields_set else config.replace(name=file.stem)
+
+
+def _refuse_unbuildable(config: RunConfig, document: Document) -> None:
+    """Builds the model without storage: what cannot be built is told with its place, before anything is written."""
+    from titanlab.platform.errors import ConfigError
+    from titanlab.sweeps.sizes import Sizes, UnbuildableError
+
+    try:
+        Sizes().of(config)
+    except UnbuildableError as error:
+        path = tuple(error.path.split("."))
+        raise ConfigError(document.problem(path, f"the model cannot be built: {error}")) from None
 
 
 def _remove(directory: Path) -> None:
@@ -78,7 +96,7 @@ def _run(config: RunConfig, directory: Path) -> Outcome:
         return train_run(config, directory, observe=observe, should_stop=requested)
 
 
-def _conclude(outcome: Outcome, directory: Path) -> None:
+def _conclude(outcome: Outcome, directory: Path, was_complete: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -86,8 +104,11 @@ def _conclude(outcome: Outcome, directory: Path) -> None:
     if outcome.status == "stopped":
         console.print(f"stopped at step {outcome.step}; the same command goes on from there", highlight=False)
     else:
-        table = Table("metric", "value", title=f"complete after {outcome.step} steps", title_justify="left")
+        title = f"complete after {outcome.step} steps"
+        table = Table("metric", "value", title=title if not was_complete else f"was {title}", title_justify="left")
         for name, value in outcome.metrics.items():
-            table.add_row(name, f"{value:,.0f}" if value.is_integer() else f"{value:.5g}")
+            table.add_row(name, f"{value:,.0f}" if value.is_integer() or value >= 1e4 else f"{value:.5g}")
         console.print(table)
+        if was_complete:
+            console.print("nothing was left to do; --fresh removes this run and trains it again", highlight=False)
     console.print(f"checkpoint: {directory / 'checkpoint'}", highlight=False)

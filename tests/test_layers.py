@@ -1,0 +1,85 @@
+"""Imports point one way only: platform <- memory_modules <- architectures <- sweeps <- titanlab.commands."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "commands")
+"""From the lowest to the highest; a file may import its own layer and those before it."""
+
+FOUNDATIONS = (
+    {"errors", "tensors"},
+    {"config", "registry", "shapes", "yaml_source", "overrides", "files"},
+    {"memory", "architecture", "task"},
+    {"model", "run_config", "distributed", "plugins"},
+    {"corpora", "training", "tracking", "tasks", "testing"},
+)
+"""The order inside platform."""
+
+
+def sources() -> list[Path]:
+    folders = [ROOT / layer for layer in LAYERS[:-1]] + [ROOT / "src/titanlab/commands"]
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[2:] if parts[0] == "src" else parts
+    return ".".join(("titanlab", *parts)).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every titanlab module that a file imports, at its top or within a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "titanlab")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            if (node.module or "").split(".")[0] == "titanlab":
+                yield node.module or ""
+
+
+def layer(module: str) -> int:
+    name = module.split(".")[1]
+    return LAYERS.index(name)
+
+
+def foundation(module: str) -> int:
+    name = module.split(".")[2]
+    (found,) = (index for index, names in enumerate(FOUNDATIONS) if name in names)
+    return found
+
+
+def test_there_is_something_to_read() -> None:
+    assert {module_of(path).split(".")[1] for path in sources()} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_of)
+def test_a_file_imports_its_own_layer_and_lower_ones_only(path: Path) -> None:
+    own = module_of(path)
+    for imported in imports(path):
+        if imported == "titanlab":
+            assert layer(own) == len(LAYERS) - 1, f"{own} imports the public face; import the defining module"
+            continue
+        assert layer(imported) <= layer(own), f"{own} imports {imported} of a higher layer"
+        if layer(own) == layer(imported) == 0:
+            assert foundation(imported) <= foundation(own), f"{own} imports {imported} of a later foundation"
+
+
+def test_pythons_own_platform_module_is_found_from_the_repository_root() -> None:
+    assert not (ROOT / "platform/__init__.py").exists()
+    code = "import platform; platform.system(); import titanlab.platform.errors; print(platform.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not done.stdout.startswith(str(ROOT))
+
+
+def test_no_file_is_named_like_a_standard_module_or_a_dependency() -> None:
+    taken = (sys.stdlib_module_names | {"torch", "ray", "mlflow", "pydantic", "yaml", "rich", "typer"}) - {"platform"}
+    # A folder's own file may be called like what it is about when its parent is a package; at the top it would shadow.
+    clashes = [path for path in sources() if path.stem in taken and path.stem != "__init__"]
+    assert not clashes
