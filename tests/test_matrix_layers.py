@@ -63,7 +63,7 @@ def projected(layer: MemoryLayer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def finished(layer: MemoryLayer, x: Tensor, reads: list[Tensor]) -> Tensor:
     """Norm, gate and projection of what the rule answered."""
     y = torch.stack(reads, 1)
-    normed = y * (y.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * layer.norm.weight
+    normed = y * (y.square().mean(-1, keepdim=True) + (layer.norm.eps or 0.0)).rsqrt() * layer.norm.weight
     return layer.out(normed.flatten(-2) * F.silu(layer.gate(x)))
 
 
