@@ -16,7 +16,6 @@ LAYERS = ("platform", "memory_modules", "architectures", "sweeps")
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built of a copy of the sources (a build leaves files beside them) and unpacked."""
-    pytest.importorskip("setuptools", minversion="77", reason="builds a wheel with setuptools")
     folder = tmp_path_factory.mktemp("wheel")
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in (*LAYERS, "src"):
