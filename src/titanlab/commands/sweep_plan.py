@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from titanlab.commands.options import Overrides, Plugins, SweepFile, load_plan
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -14,16 +16,9 @@ if TYPE_CHECKING:
 
 
 def plan(
-    file: Annotated[str, typer.Argument(help="The sweep, a YAML file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: a.b=c; may be given again.", metavar="A.B=C")
-    ] = None,
-    plugins: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plugin", metavar="FILE|MODULE", help="FILE.py or package.module with memories, architectures or tasks."
-        ),
-    ] = None,
+    file: SweepFile,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
     store: Annotated[Path, typer.Option(help="The folder of results, to see what is done already.")] = Path(
         "titanlab-store"
     ),
@@ -33,14 +28,9 @@ def plan(
 
     from rich.console import Console
 
-    from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
-    from titanlab.sweeps.language import load_sweep
-    from titanlab.sweeps.plan import make_plan
 
-    for target in plugins or ():
-        load_plugin(target)
-    planned = make_plan(load_sweep(file, overrides or ()))
+    planned = load_plan(file, overrides, plugins)
     wide = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
     console = Console(soft_wrap=True, markup=False, highlight=False, width=wide)
     console.print(_table(planned, _states(planned, open_store(store).sweep(planned.id) / "trials")))

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from titanlab.commands.options import Overrides, Plugins, StoreFolder, SweepFile, load_plan
 
 if TYPE_CHECKING:
     from titanlab.platform.tracking.store import Store
 
 
 def report(
-    file: Annotated[str, typer.Argument(help="The sweep, a YAML file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: a.b=c; may be given again.", metavar="A.B=C")
-    ] = None,
-    plugins: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plugin", metavar="FILE|MODULE", help="FILE.py or package.module with memories, architectures or tasks."
-        ),
-    ] = None,
-    store: Annotated[Path, typer.Option(help="The folder of results.")] = Path("titanlab-store"),
+    file: SweepFile,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    store: StoreFolder = Path("titanlab-store"),
 ) -> None:
     """Compare a sweep's cells: print the table, save Markdown, CSV and a picture, log them on the sweep's run."""
     import sys
@@ -30,16 +23,11 @@ def report(
     from rich.console import Console
 
     from titanlab.platform.errors import ConfigError, Problem
-    from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
-    from titanlab.sweeps.language import load_sweep
-    from titanlab.sweeps.plan import make_plan
     from titanlab.sweeps.report import remarks, table, write_report
     from titanlab.sweeps.summary import summarize
 
-    for target in plugins or ():
-        load_plugin(target)
-    plan = make_plan(load_sweep(file, overrides or ()))
+    plan = load_plan(file, overrides, plugins)
     place = open_store(store)
     folder = place.sweep(plan.id)
     if not folder.is_dir():

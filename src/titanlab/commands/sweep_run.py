@@ -1,12 +1,12 @@
 """`titanlab sweep run`."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from titanlab.commands.next_commands import DEFAULT_STORE, NextCommands, given
+from titanlab.commands.options import Overrides, Plugins, StoreFolder, SweepFile
 
 if TYPE_CHECKING:
     from titanlab.sweeps.run import SweepResult
@@ -20,17 +20,10 @@ class ExecutorName(StrEnum):
 
 
 def run(
-    file: Annotated[str, typer.Argument(help="The sweep, a YAML file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: a.b=c; may be given again.", metavar="A.B=C")
-    ] = None,
-    plugins: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plugin", metavar="FILE|MODULE", help="FILE.py or package.module with memories, architectures or tasks."
-        ),
-    ] = None,
-    store: Annotated[Path, typer.Option(help="The folder of results.")] = DEFAULT_STORE,
+    file: SweepFile,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    store: StoreFolder = DEFAULT_STORE,
     tracking_uri: Annotated[
         str | None, typer.Option(help="An MLflow server instead of the store's own database.")
     ] = None,

@@ -1,0 +1,35 @@
+"""The options that several verbs take, in one wording, and the plan they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from titanlab.sweeps.plan import Plan
+
+SweepFile: TypeAlias = Annotated[str, typer.Argument(help="The sweep, a YAML file.", show_default=False)]
+Overrides: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: a.b=c; may be given again.", metavar="A.B=C")
+]
+Plugins: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="FILE|MODULE", help="FILE.py or package.module with memories, architectures or tasks."
+    ),
+]
+StoreFolder: TypeAlias = Annotated[Path, typer.Option(help="The folder of results.")]
+
+
+def load_plan(file: str, overrides: Sequence[str] | None, plugins: Sequence[str] | None) -> Plan:
+    """The plan of a sweep file, its plug-ins loaded first."""
+    from titanlab.platform.plugins import load_plugin
+    from titanlab.sweeps.language import load_sweep
+    from titanlab.sweeps.plan import make_plan
+
+    for target in plugins or ():
+        load_plugin(target)
+    return make_plan(load_sweep(file, overrides or ()))
