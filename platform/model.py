@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,15 @@ from titanlab.platform.shapes import shapes_only
 from titanlab.platform.tensors import Hidden, Ids, Logits, State
 
 
+class Block(NamedTuple):
+    """What one block of the stack is built from."""
+
+    architecture: ArchitectureConfig
+    memory: MemoryConfig
+
+
 class ModelConfig(Config):
-    """A stack of equal blocks."""
+    """A stack of blocks."""
 
     dim: int = Field(64, ge=16, multiple_of=16)
     """Model width."""
@@ -35,6 +42,11 @@ class ModelConfig(Config):
         default_factory=lambda: MEMORY_MODULES.resolve({"type": "titans"})
     )
     """The memory of each block; baselines without a memory ignore it."""
+
+    def stack(self) -> tuple[Block, ...]:
+        """The blocks from the first to the last, each with its layer's own settings."""
+        memories = (self.memory.for_layer(index, self.layers) for index in range(self.layers))
+        return tuple(Block(self.architecture, memory) for memory in memories)
 
     def build(self, vocab_size: int) -> Model:
         """The model with freshly initialised weights (torch's random state decides them)."""
@@ -62,11 +74,11 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
-        memories = [config.memory.for_layer(index, config.layers) for index in range(config.layers)]
+        stack = config.stack()
         self.embedding = nn.Embedding(vocab_size, config.dim)
-        self.blocks = nn.ModuleList(config.architecture.build(config.dim, memory) for memory in memories)
+        self.blocks = nn.ModuleList(block.architecture.build(config.dim, block.memory) for block in stack)
         self.feed_forwards = nn.ModuleList(
-            FeedForward(config.dim, config.expansion) if config.expansion else nn.Identity() for _ in memories
+            FeedForward(config.dim, config.expansion) if config.expansion else nn.Identity() for _ in stack
         )
         self.norm = nn.RMSNorm(config.dim)
         self.head = nn.Linear(config.dim, vocab_size, bias=False)
@@ -109,10 +121,10 @@ def parameter_count(model: nn.Module) -> int:
 def memory_state_size(config: ModelConfig, model: Model) -> int:
     """Bytes of memory state a sequence takes in float32, over all layers; 0 for a model without a memory."""
     with_memory = [any(isinstance(part, MemoryModule) for part in block.modules()) for block in model.blocks]
-    layers = [config.memory.for_layer(index, config.layers) for index in range(config.layers) if with_memory[index]]
-    # Most rules are one and the same configuration in every layer.
-    bytes_of = {key: layer.state_size(config.dim) for key, layer in {id(layer): layer for layer in layers}.items()}
-    return sum(bytes_of[id(layer)] for layer in layers)
+    memories = [block.memory for block, has_one in zip(config.stack(), with_memory, strict=True) if has_one]
+    distinct = {id(memory): memory for memory in memories}  # most rules have the same settings in every layer
+    bytes_of = {key: memory.state_size(config.dim) for key, memory in distinct.items()}
+    return sum(bytes_of[id(memory)] for memory in memories)
 
 
 def meta_model(config: ModelConfig, vocab_size: int) -> Model:
