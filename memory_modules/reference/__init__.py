@@ -8,6 +8,7 @@ Vectors are rows: a matrix maps x to `x @ W`, and W is [in, out].
 """
 
 from titanlab.memory_modules.reference.deep_memory import deep_memory_by_token
+from titanlab.memory_modules.reference.learned_memory import learned_memory_by_token
 from titanlab.memory_modules.reference.matrix_rules import (
     delta_rule_by_token,
     gated_delta_rule_by_token,
@@ -20,6 +21,7 @@ __all__ = [
     "deep_memory_by_token",
     "delta_rule_by_token",
     "gated_delta_rule_by_token",
+    "learned_memory_by_token",
     "linear_attention_by_token",
     "momentum_delta_rule_by_token",
     "rwkv7_by_token",
