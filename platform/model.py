@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 from torch import Tensor, nn
 
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
-from titanlab.platform.config import Config, problems_of
-from titanlab.platform.errors import ConfigError
-from titanlab.platform.memory import MEMORY_MODULES, MemoryConfig, MemoryModule
+from titanlab.platform.config import Config, problems_of, validation_error
+from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.keys import layer_key
+from titanlab.platform.layer_overrides import Block
+from titanlab.platform.memory import MEMORY_MODULES, MemoryConfig
 from titanlab.platform.shapes import shapes_only
+from titanlab.platform.stack import PatternEntry, StackPlan
 from titanlab.platform.tensors import Hidden, Ids, Logits, State
-
-
-class Block(NamedTuple):
-    """What one block of the stack is built from."""
-
-    architecture: ArchitectureConfig
-    memory: MemoryConfig
 
 
 class ModelConfig(Config):
@@ -42,23 +38,72 @@ class ModelConfig(Config):
         default_factory=lambda: MEMORY_MODULES.resolve({"type": "titans"})
     )
     """The memory of each block; baselines without a memory ignore it."""
+    pattern: list[PatternEntry] = Field(default_factory=list)
+    """Blocks that follow one another and repeat until `layers` are filled; empty: every block is `architecture` with
+    `memory`."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """What single layers have otherwise: `layers.WHICH.SETTING` to a value, WHICH being `3`, `-1`, `3-6`, `0,2,5` or
+    `*`, SETTING `memory`, `memory.depth`, `architecture`, `architecture.heads`, ..."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _layers_are_overridden(cls, value: Any) -> Any:
+        keys = [str(key) for key in value if layer_key(str(key))] if isinstance(value, Mapping) else []
+        if keys:
+            message = "settings of single layers stand under `overrides`: write overrides: {{{}: ...}}"
+            raise validation_error("ModelConfig", [((key,), message.format(key), value[key]) for key in keys])
+        return value
+
+    @model_validator(mode="after")
+    def _stack_is_whole(self) -> Self:
+        if self.is_mixed:
+            self.stack_plan.blocks()
+        return self
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether blocks may differ by more than their layer."""
+        return bool(self.pattern or self.overrides)
+
+    @property
+    def stack_plan(self) -> StackPlan:
+        """How the stack is written."""
+        return StackPlan(Block(self.architecture, self.memory), self.layers, self.pattern, self.overrides)
 
     def stack(self) -> tuple[Block, ...]:
         """The blocks from the first to the last, each with its layer's own settings."""
-        memories = (self.memory.for_layer(index, self.layers) for index in range(self.layers))
-        return tuple(Block(self.architecture, memory) for memory in memories)
+        blocks = self.stack_plan.blocks()
+        return tuple(
+            Block(block.architecture, block.memory.for_layer(index, self.layers)) for index, block in enumerate(blocks)
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """See `Config.identity`; of a mixed stack what its layers are, however pattern and overrides spell it."""
+        if not self.is_mixed:
+            return super().identity()
+        blocks = self.stack_plan.blocks()
+        plain = self.replace(pattern=[], overrides={}, **blocks[0]._asdict()).identity()
+        layers = [{part: config.identity() for part, config in block._asdict().items()} for block in blocks]
+        if all(layer == layers[0] for layer in layers):
+            return plain
+        return {key: value for key, value in plain.items() if key not in Block._fields} | {"stack": layers}
 
     def build(self, vocab_size: int) -> Model:
         """The model with freshly initialised weights (torch's random state decides them)."""
         return Model(self, vocab_size)
 
 
+def feed_forward_width(dim: int, expansion: float) -> int:
+    """Hidden units of the feed-forward layer, a multiple of 8."""
+    return max(8, -(-int(dim * expansion) // 8) * 8)
+
+
 class FeedForward(nn.Module):
-    """SwiGLU: y = (silu(x W_1) * (x W_2)) W_3 (Shazeer, arXiv 2002.05202, eq. 5), hidden width a multiple of 8."""
+    """SwiGLU: y = (silu(x W_1) * (x W_2)) W_3 (Shazeer, arXiv 2002.05202, eq. 5)."""
 
     def __init__(self, dim: int, expansion: float) -> None:
         super().__init__()
-        width = max(8, -(-int(dim * expansion) // 8) * 8)
+        width = feed_forward_width(dim, expansion)
         self.norm = nn.RMSNorm(dim)
         self.up = nn.Linear(dim, 2 * width, bias=False)
         self.down = nn.Linear(width, dim, bias=False)
@@ -76,7 +121,7 @@ class Model(nn.Module):
         self.config, self.vocab_size = config, vocab_size
         stack = config.stack()
         self.embedding = nn.Embedding(vocab_size, config.dim)
-        self.blocks = nn.ModuleList(block.architecture.build(config.dim, block.memory) for block in stack)
+        self.blocks = nn.ModuleList(_build_block(config, index, block) for index, block in enumerate(stack))
         self.feed_forwards = nn.ModuleList(
             FeedForward(config.dim, config.expansion) if config.expansion else nn.Identity() for _ in stack
         )
@@ -99,6 +144,24 @@ class Model(nn.Module):
         return self.head(self.norm(x)), after
 
 
+def _build_block(config: ModelConfig, index: int, block: Block) -> Architecture:
+    """One block; what it refuses is told at the pattern's entry or the override that set it."""
+    try:
+        return block.architecture.build(config.dim, block.memory)
+    except ConfigError as error:
+        if not config.is_mixed:
+            raise
+        raise ConfigError([_in_layer(problem, config, index) for problem in error.problems]) from None
+
+
+def _in_layer(problem: Problem, config: ModelConfig, index: int) -> Problem:
+    block, *path = problem.path.split(".")
+    if block != "model" or not path:
+        return problem
+    place = config.stack_plan.place(index, tuple(path))
+    return Problem(f"layer {index}: {problem.message}", ".".join(map(str, ("model", *place))))
+
+
 def build_model(model: ModelConfig | Mapping[str, Any], vocab_size: int) -> Model:
     """A model from its configuration or from the mapping of a YAML file's `model` block.
 
@@ -116,15 +179,6 @@ def build_model(model: ModelConfig | Mapping[str, Any], vocab_size: int) -> Mode
 def parameter_count(model: nn.Module) -> int:
     """Number of trained parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def memory_state_size(config: ModelConfig, model: Model) -> int:
-    """Bytes of memory state a sequence takes in float32, over all layers; 0 for a model without a memory."""
-    with_memory = [any(isinstance(part, MemoryModule) for part in block.modules()) for block in model.blocks]
-    memories = [block.memory for block, has_one in zip(config.stack(), with_memory, strict=True) if has_one]
-    distinct = {id(memory): memory for memory in memories}  # most rules have the same settings in every layer
-    bytes_of = {key: memory.state_size(config.dim) for key, memory in distinct.items()}
-    return sum(bytes_of[id(memory)] for memory in memories)
 
 
 def meta_model(config: ModelConfig, vocab_size: int) -> Model:

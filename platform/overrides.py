@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from titanlab.platform.errors import ConfigError, Location, Problem
+from titanlab.platform.keys import key_path, layer_key
 from titanlab.platform.yaml_source import Document, KeyPath, dotted, parse_yaml
 
 
@@ -57,9 +58,12 @@ def _apply(document: Document, override: str, root: KeyPath, dotted_blocks: Coll
 def _key(override: str, dotted_blocks: Collection[str]) -> tuple[str, ...]:
     key, separator, _ = override.partition("=")
     first, _, rest = key.strip().partition(".")
-    parts = (first, rest) if first in dotted_blocks and rest else tuple(key.strip().split("."))
+    parts = (first, rest) if first in dotted_blocks and rest else key_path(key.strip())
     if not separator or not all(parts):
         _refuse(override, "expected KEY=VALUE with a dotted KEY, as in --set train.steps=100")
+    meant = layer_key(key.strip()) if parts[0] not in dotted_blocks else None
+    if meant is not None:
+        _refuse(override, f"settings of single layers are overrides: --set '{meant}=...'", key.strip())
     return parts
 
 

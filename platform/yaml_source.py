@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from titanlab.platform.errors import ConfigError, Location, Problem
+from titanlab.platform.keys import key_path
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -60,12 +61,16 @@ class Document:
         """The error with the place of each setting that it names by its dotted path alone."""
         return ConfigError(
             [
-                self.problem(tuple(problem.path.split(".")), problem.message)
+                self.problem(key_path(problem.path), problem.message)
                 if problem.path and problem.location is None
                 else problem
                 for problem in error.problems
             ]
         )
+
+    def sources(self) -> set[str]:
+        """The files and `--set` options that its values come from."""
+        return {mark.file for mark in self.marks.values()}
 
     def part(self, *path: str | int) -> Document:
         """The block at `path` as a document of its own, places kept."""
