@@ -2,20 +2,26 @@
 
     python -m benchmarks.rules_on_cpu
 
-Batch 2, 512 tokens, 4 heads of 32, float32, all rules in turns; the least of several rounds, since times on a shared
-machine drift. `loop` is forward of the token-by-token reference, for scale.
+Batch 2, 512 tokens, 4 heads of 32, chunks of 64, float32, all rules in turns; the least of several rounds, since times
+on a shared machine drift. `loop` is forward of the token-by-token reference, for scale; `fla` are the plain PyTorch
+forms of flash-linear-attention (`pip install 'titanlab[bench]'`), the only ones it has for a CPU, and how far they are
+from ours. Then every registered memory as a layer with its defaults.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.naive_peers import naive_peers
+from titanlab import MEMORY_MODULES
 from titanlab.memory_modules import functional, reference
 
 BATCH, TIME, HEADS, DIM, CHUNK, ROUNDS = 2, 512, 4, 32, 64, 5
@@ -55,30 +61,71 @@ def cases() -> dict[str, Case]:
     }
 
 
-def measured(case: Case) -> tuple[float, float, float]:
-    """Microseconds a token: forward, forward + backward, and forward of the loop."""
-    leaves = [x.detach().requires_grad_() for x in case.arguments]
+def timed(rule: Callable[..., Tensor], arguments: list[Tensor]) -> tuple[float, float]:
+    """Microseconds a token: forward, and forward + backward."""
+    leaves = [x.detach().requires_grad_() for x in arguments]
     start = time.perf_counter()
-    y, _ = case.rule(*leaves, chunk_size=CHUNK)
+    y = rule(*leaves)
     between = time.perf_counter()
     torch.autograd.grad(y.sum(), leaves)
     end = time.perf_counter()
-    with torch.no_grad():
-        case.loop(*leaves)
     a_token = 1e6 / (BATCH * TIME)
-    return (between - start) * a_token, (end - start) * a_token, (time.perf_counter() - end) * a_token
+    return (between - start) * a_token, (end - start) * a_token
+
+
+def loop_timed(case: Case) -> float:
+    """Microseconds a token of the token-by-token form, forward only."""
+    start = time.perf_counter()
+    with torch.no_grad():
+        case.loop(*case.arguments)
+    return (time.perf_counter() - start) * 1e6 / (BATCH * TIME)
+
+
+def layer_of(kind: str) -> tuple[Callable[..., Tensor], list[Tensor]]:
+    """A registered memory with its default settings but for its heads and chunk, and its input."""
+    config = MEMORY_MODULES[kind]
+    settings = {"heads": HEADS, "chunk_size": CHUNK}
+    known = {name: value for name, value in settings.items() if name in config.model_fields}
+    layer = config.model_validate(known).build(HEADS * DIM)
+    return lambda x: layer(x, layer.initial_state(BATCH))[0], [torch.randn(BATCH, TIME, HEADS * DIM)]
+
+
+def rules_table() -> None:
+    """The functions, each next to its token-by-token form and to fla's."""
+    rows, peers = cases(), naive_peers(CHUNK)
+    ours = {name: partial(_output, case.rule) for name, case in rows.items()}
+    least: dict[str, list[float]] = {}
+    for turn in range(ROUNDS + 1):  # the first warms up
+        for name, case in rows.items():
+            times = [*timed(ours[name], case.arguments), loop_timed(case)]
+            times += timed(peers[name], case.arguments) if name in peers else [math.nan] * 2
+            least[name] = times if turn < 2 else [min(pair) for pair in zip(least[name], times, strict=True)]
+    print(f"{'rule':<20}{'forward':>12}{'+ backward':>12}{'loop':>12}{'fla':>12}{'+ backward':>12}{'deviation':>12}")
+    for name, times in least.items():
+        away = math.nan
+        if name in peers:
+            expected = ours[name](*rows[name].arguments)
+            away = float((peers[name](*rows[name].arguments) - expected).norm() / expected.norm())
+        print(f"{name:<20}" + "".join(f"{x:>12.1f}" for x in times) + f"{away:>12.1e}")
+
+
+def layers_table() -> None:
+    """Every registered memory as a layer, projections included."""
+    print(f"\n{'memory':<20}{'forward':>12}{'+ backward':>12}")
+    for kind in MEMORY_MODULES:
+        rule, arguments = layer_of(kind)
+        rounds = [timed(rule, arguments) for _ in range(3)]
+        print(f"{kind:<20}" + "".join(f"{min(times):>12.1f}" for times in zip(*rounds[1:], strict=True)))
+
+
+def _output(rule: Callable[..., Any], *arguments: Tensor) -> Tensor:
+    return rule(*arguments, chunk_size=CHUNK)[0]
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    rows = cases()
-    for case in rows.values():
-        measured(case)
-    rounds = [{name: measured(case) for name, case in rows.items()} for _ in range(ROUNDS)]
-    print(f"{'rule':<20}{'forward':>12}{'+ backward':>12}{'loop':>12}   microseconds a token")
-    for name in rows:
-        least = [min(times) for times in zip(*(times[name] for times in rounds), strict=True)]
-        print(f"{name:<20}" + "".join(f"{x:>12.1f}" for x in least))
+    rules_table()
+    layers_table()
 
 
 if __name__ == "__main__":

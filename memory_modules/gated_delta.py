@@ -10,7 +10,7 @@ from torch import Tensor
 
 from titanlab.memory_modules.decay_gates import TimeStep
 from titanlab.memory_modules.delta import DeltaConfig, DeltaMemory
-from titanlab.memory_modules.gates import token_gate
+from titanlab.memory_modules.gates import gate_flops, token_gate
 from titanlab.memory_modules.rules.delta_rule import gated_delta_rule
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.tensors import Hidden, PerHead
@@ -24,6 +24,10 @@ class GatedDeltaConfig(DeltaConfig):
     """Fraction of the memory kept (the paper's alpha): from each token, or a learned constant. `delta` has none."""
     keep_start: float = Field(0.98, gt=0, lt=1)
     """Fraction of the memory kept at initialisation."""
+
+    def flops(self, dim: int) -> float:
+        """That of `delta` + 2 dim heads for a keep from the token."""
+        return super().flops(dim) + gate_flops(dim, self.heads, self.keep)
 
     def build(self, dim: int) -> GatedDeltaMemory:
         return GatedDeltaMemory(dim, self)

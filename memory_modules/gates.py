@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -54,9 +55,45 @@ class SigmoidGate(nn.Module):
         return values, values[:, -1]
 
 
+class UnitGate(nn.Module):
+    """A gate for every output unit of every matrix of a memory: f(x A) through few columns (MIRAS, section 5.4).
+
+    Args:
+        dim: width of x.
+        heads: number of heads.
+        units: output units of each matrix.
+        rank: columns of A.
+        mode, start, scale: as of `SigmoidGate`.
+    """
+
+    def __init__(
+        self, dim: int, *, heads: int, units: Sequence[int], rank: int, mode: GateMode, start: float, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.heads, self.units = heads, list(units)
+        self.down = None if mode == "constant" else nn.Linear(dim, rank, bias=False)
+        self.up = SigmoidGate(rank, heads=heads * sum(units), mode=mode, start=start, scale=scale)
+
+    def initial_held(self, batch: int) -> Tensor:
+        """What `chunk` holds before the first token, [b, h * units]; empty [b, 0] for the other modes."""
+        return self.up.initial_held(batch)
+
+    def forward(self, x: Hidden, held: Tensor, position: int, chunk_size: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """A gate [b, t, h, out] for each matrix, and what to hold for the next call."""
+        with torch.autocast(x.device.type, enabled=False):
+            features = x if self.down is None else self.down(x.to(self.down.weight.dtype))
+        values, held = self.up(features, held, position, chunk_size)
+        return values.unflatten(-1, (self.heads, sum(self.units))).split(self.units, -1), held
+
+
 def build_gate(dim: int, *, heads: int, mode: GateMode, start: float, scale: float = 1.0) -> SigmoidGate | None:
     """The gate of a setting; None where the setting is `none`."""
     return None if mode == "none" else SigmoidGate(dim, heads=heads, mode=mode, start=start, scale=scale)
+
+
+def gate_flops(dim: int, heads: int, *modes: GateMode) -> float:
+    """Operations a token: 2 dim heads for every gate that looks at the data."""
+    return 2 * dim * heads * sum(mode in ("token", "chunk") for mode in modes)
 
 
 def token_gate(gate: SigmoidGate, x: Hidden) -> Gate:

@@ -10,15 +10,15 @@ from pydantic import Field
 from torch import Tensor
 
 from titanlab.memory_modules.decay_gates import LowRank
-from titanlab.memory_modules.layer import LayerConfig
-from titanlab.memory_modules.matrix_memory import MatrixMemory
+from titanlab.memory_modules.kernels.linear_chunks import linear_chunks_flops
+from titanlab.memory_modules.matrix_memory import MatrixConfig, MatrixMemory
 from titanlab.memory_modules.rules.linear_attention import linear_attention
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.tensors import Hidden, PerHead
 
 
 @MEMORY_MODULES.register("gla")
-class GlaConfig(LayerConfig):
+class GlaConfig(MatrixConfig):
     """Gated linear attention: every key channel decays at a rate of the token's (2312.06635, eq. 3, section 4.4)."""
 
     gate_rank: int = Field(16, ge=1)
@@ -27,6 +27,11 @@ class GlaConfig(LayerConfig):
     """The decay is a sigmoid to the power 1 / gate_temperature: the larger, the slower the memory forgets."""
     keep_start: float = Field(0.98, gt=0, lt=1)
     """Fraction of the memory kept at initialisation."""
+
+    def flops(self, dim: int) -> float:
+        """Layer + dim (4 d + 3 c + 1) + 4 dim gate_rank for the decays, c at most 16."""
+        rule = linear_chunks_flops(dim // self.heads, self.chunk_size, channel_decay=True)
+        return self.layer_flops(dim) + self.heads * rule + 4 * dim * self.gate_rank
 
     def build(self, dim: int) -> GlaMemory:
         return GlaMemory(dim, self)

@@ -1,17 +1,33 @@
-"""The layer of memories learned by gradient descent with gates: what `titans` and `linear` share."""
+"""The layer of memories learned by gradient descent: gates, objective, optimizer and controls, around any structure."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from titanlab.memory_modules.functional import DeepMemoryState, deep_memory, initial_deep_memory, read_deep_memory
-from titanlab.memory_modules.gates import GateMode, SigmoidGate, build_gate
+from titanlab.memory_modules.gates import GateMode, SigmoidGate, UnitGate, token_gate
+from titanlab.memory_modules.gradient_costs import gradient_memory_flops, gradient_memory_read_flops
+from titanlab.memory_modules.initial_weights import initial_weights
 from titanlab.memory_modules.layer import LayerConfig, MemoryLayer
+from titanlab.memory_modules.parts.objective import objective_called
+from titanlab.memory_modules.parts.retention import Decay, Retention
+from titanlab.memory_modules.parts.structure import Mlp, Normed, Structure
+from titanlab.memory_modules.polynomial_features import PolynomialFeatures, polynomial_width
+from titanlab.memory_modules.rules.deep_memory import (
+    DeepMemoryState,
+    deep_memory,
+    initial_deep_memory,
+    read_deep_memory,
+)
+from titanlab.memory_modules.rules.learned_memory import initial_learned_memory, learned_memory, read_learned_memory
+from titanlab.memory_modules.rules.learned_state import Control, LearnedRule, LearnedState, Rate, Rates
+from titanlab.platform.operations import remembered
+from titanlab.platform.shapes import shapes_only
 from titanlab.platform.tensors import Gate, Hidden, PerHead
 
 
@@ -36,82 +52,229 @@ class GradientMemoryConfig(LayerConfig):
     """Largest step; the step starts at half of it, and with momentum each token's is scaled by 1 - momentum, so that
     momentum spreads a surprise over time and does not enlarge it. By default 1 / chunk_size, halved with each matrix
     after the first: the steps of a chunk add up along one key, and beyond a bound that falls with depth the memory
-    grows without end."""
+    grows without end. Kinds whose answers are normed take more (docs/rules.md), muon 0.2: its moves have a length of
+    their own."""
+    gates: Literal["head", "channel"] = "head"
+    """What keep, momentum and step are one number of: a head, or every output unit of every matrix (slower)."""
+    gate_rank: int = Field(16, ge=1)
+    """Columns between the two matrices that make channel gates of a token."""
+    objective: Literal["l2", "dot", "huber", "lp"] = "l2"
+    """What answers are held to: 1/2 squared error, dot product, Huber's loss of the error's length with a threshold of
+    the token, or 1/p times the sum of p-th powers."""
+    p: float = Field(3.0, ge=2, le=8)
+    """The power of lp."""
+    threshold_start: float = Field(1.0, gt=0)
+    """Huber's threshold at initialisation, half of the largest."""
+    optimizer: Literal["momentum", "gradient", "muon"] = "momentum"
+    """How gradients are applied: with momentum as `momentum` says; alone, whatever `momentum` says; or Muon, which
+    moves the memory once a chunk by the orthogonalised sum of its gradients (with momentum: of all so far)."""
+    gradient_at: Literal["undecayed", "decayed"] = "undecayed"
+    """Whether gradients are taken at the chunk's first memory (Titans), or at that memory decayed up to the token (at
+    chunk_size 1 with one matrix: Gated DeltaNet)."""
     value_norm: Literal["l2", "none"] = "l2"
     """L2-norms values as queries and keys are; none is the paper's layer, whose values grow in training until the
     gradients of a deeper memory overflow."""
-    residual: bool = False
-    """Whether the memory is M(x) = x + MLP(x)."""
+    control: Control = "none"
+    """Negative controls: ascent (steps up the gradient), keys_as_queries (memory is asked for its keys), frozen (random
+    and never written), initial_gradients (all taken at the memory before the first token), last_matrix (only the last
+    matrix learns)."""
+
+    def flops(self, dim: int) -> float:
+        """Layer, gates, and the products of the rule: `gradient_costs` has the sums."""
+        form = _form_of(self, dim)
+        return super().flops(dim) if form is None else gradient_memory_flops(self, form, dim)
+
+    def read_flops(self, dim: int) -> float:
+        """Layer + 2 in out for every matrix of every head."""
+        form = _form_of(self, dim)
+        return super().read_flops(dim) if form is None else gradient_memory_read_flops(self, form, dim)
 
 
-class MlpShape(NamedTuple):
-    """The inner model: `depth` matrices with `hidden` units between them."""
+@dataclass(frozen=True)
+class Form:
+    """What a kind of memory is, its gates and objective aside."""
 
-    depth: int
+    structure: Structure
     hidden: int
-    activation: str
+    """Units between two matrices."""
+    normed: bool = False
+    """Whether M(x) = x + LayerNorm(f(x))."""
+    retention: Retention = Decay()
+    window: int = 1
+    """Tokens whose gradients each token writes."""
+    degree: int = 1
+    """Largest power of the polynomial features of keys and queries; 1: the keys and queries themselves."""
+    around: bool = False
+    """Whether M(x) = x + f(phi(x)), for features phi that are not as wide as x."""
+    muon_step: Literal["outside", "inside"] = "outside"
+    step_factor: float | None = None
+    """Largest step times chunk_size by default; None: 1, halved with each matrix after the first."""
+
+    def is_plain(self, config: GradientMemoryConfig) -> bool:
+        """Whether `deep_memory`, which is faster, computes this."""
+        return (
+            isinstance(self.structure, Mlp)
+            and not (self.structure.bias or self.normed)
+            and (self.retention.linear, self.window, self.degree) == (True, 1, 1)
+            and (config.objective, config.gates, config.gradient_at) == ("l2", "head", "undecayed")
+            and config.optimizer != "muon"
+            and config.control == "none"
+        )
 
 
 class GradientMemoryState(NamedTuple):
     """Memory and held gates between two tokens."""
 
-    memory: DeepMemoryState
+    memory: DeepMemoryState | LearnedState
     held: tuple[Tensor, ...]
     """Values that gates in mode `chunk` hold: keep, momentum, step; each [b, h] or [b, 0]."""
 
 
 class GradientMemory(MemoryLayer):
-    """`deep_memory` with data-dependent gates and a learned initial memory."""
+    """`deep_memory`, or for what it does not cover `learned_memory`, with gates and a learned initial memory."""
 
-    def __init__(self, dim: int, config: GradientMemoryConfig, *, mlp: MlpShape) -> None:
+    def __init__(self, dim: int, config: GradientMemoryConfig, *, form: Form) -> None:
         super().__init__(dim, config)
-        self.chunk_size, self.residual, self.activation = config.chunk_size, config.residual, mlp.activation
-        self.value_norm = config.value_norm
-        base = config.step_base or 2.0 ** (1 - mlp.depth) / config.chunk_size
-        keep_start = config.keep_start or (0.98 if mlp.depth == 1 else 0.999)
-        self.keep = build_gate(dim, heads=self.heads, mode=config.keep, start=keep_start)
-        self.momentum = build_gate(dim, heads=self.heads, mode=config.momentum, start=config.momentum_start)
-        self.step = SigmoidGate(dim, heads=self.heads, mode=config.step, start=0.5, scale=base)
-        self.initial_memory = _initial_memory(self.heads, self.head_dim, mlp)
+        self.config, self.form, self.chunk_size = config, form, config.chunk_size
+        self.plain = form.is_plain(config)
+        self.asked = 1 if config.control == "keys_as_queries" else 0
+        width = polynomial_width(self.head_dim, form.degree) if form.degree > 1 else self.head_dim
+        self.features = PolynomialFeatures(self.head_dim, form.degree) if form.degree > 1 else None
+        shapes = form.structure.shapes(width, form.hidden, self.head_dim)
+        self.initial_memory = initial_weights(self.heads, shapes, form, config)
+        if form.normed:
+            # an answer is as long as a normed query, where LayerNorm alone would make it sqrt(d) times that
+            self.scale = nn.Parameter(torch.full((self.heads, self.head_dim), self.head_dim**-0.5))
+            self.shift = nn.Parameter(torch.zeros(self.heads, self.head_dim))
+        self._add_gates(dim, [out for _, out in shapes])
+
+    def _add_gates(self, dim: int, units: list[int]) -> None:
+        config, depth = self.config, self.form.structure.matrices
+        frozen = config.control == "frozen"  # nothing is written: gates would be parameters without a gradient
+
+        def gate(mode: GateMode, start: float, scale: float = 1.0) -> SigmoidGate | UnitGate | None:
+            if mode == "none" or frozen:
+                return None
+            if config.gates == "head":
+                return SigmoidGate(dim, heads=self.heads, mode=mode, start=start, scale=scale)
+            rank = config.gate_rank
+            return UnitGate(dim, heads=self.heads, units=units, rank=rank, mode=mode, start=start, scale=scale)
+
+        factor = self.form.step_factor or 2.0 ** (1 - depth)
+        base = 0.2 if config.optimizer == "muon" else factor / config.chunk_size
+        self.keep = gate(config.keep, config.keep_start or (0.98 if depth == 1 else 0.999))
+        self.momentum = gate("none" if config.optimizer == "gradient" else config.momentum, config.momentum_start)
+        self.step = gate(config.step, 0.5, config.step_base or base)
+        self.threshold = self.share = None
+        if config.objective == "huber" and not frozen:
+            start = 2 * config.threshold_start
+            self.threshold = SigmoidGate(dim, heads=self.heads, mode="token", start=0.5, scale=start)
+        if self.form.window > 1 and not frozen:
+            self.share = SigmoidGate(dim, heads=self.heads, mode="token", start=0.5)
 
     def initial_rule_state(self, batch: int) -> GradientMemoryState:
-        memory = initial_deep_memory(list(self.initial_memory), batch, self.momentum is not None)
         gates = (self.keep, self.momentum, self.step)
-        held = (gate.initial_held(batch) if gate else self.gate.weight.new_zeros(batch, 0) for gate in gates)
-        return GradientMemoryState(memory, tuple(held))
+        held = tuple(gate.initial_held(batch) if gate else self.gate.weight.new_zeros(batch, 0) for gate in gates)
+        weights = list(self.initial_memory)
+        if self.plain:
+            return GradientMemoryState(initial_deep_memory(weights, batch, self.momentum is not None), held)
+        width = self.initial_memory[0].shape[1] - self._bias
+        momentum, per_unit = self.momentum is not None, isinstance(self.keep, UnitGate)
+        memory = initial_learned_memory(
+            weights, batch, self._rule(), (width, self.head_dim), momentum=momentum, per_unit=per_unit
+        )
+        return GradientMemoryState(memory, held)
 
     def write(
         self, x: Hidden, q: PerHead, k: PerHead, v: PerHead, state: GradientMemoryState
     ) -> tuple[PerHead, GradientMemoryState]:
+        v = F.normalize(v, dim=-1, eps=1e-6) if self.config.value_norm == "l2" else v
+        rates, held = self._rates(x, state)
+        weights = list(self.initial_memory)
+        if self.plain:
+            assert isinstance(self.form.structure, Mlp) and isinstance(state.memory, DeepMemoryState)
+            assert not any(isinstance(rate, tuple) for rate in rates)
+            gates = cast(tuple[Gate | None, Gate | None, Gate], (rates.keep, rates.momentum, rates.step))
+            y, deep = deep_memory(
+                q, k, v, *gates, weights, chunk_size=self.chunk_size, residual=self.form.structure.residual,
+                activation=self.form.structure.activation, state=state.memory,
+            )  # fmt: skip
+            return y, GradientMemoryState(deep, held)
+        assert isinstance(state.memory, LearnedState)
+        asked = k if self.asked else q
+        target = v - k if self.form.around else v
+        y, memory = learned_memory(
+            self._featured(q), self._featured(k), target, rates, weights, self._rule(), chunk_size=self.chunk_size,
+            state=state.memory,
+        )  # fmt: skip
+        if self.config.optimizer == "muon":
+            # before a chunk's end nothing that is written is read: gradients are 0 then and not absent, as
+            # data-parallel training asks for
+            for surprise in memory.surprise:
+                y = y + (surprise * 0).sum((1, 2, 3))[:, None, None, None].to(y.dtype)
+        return (y + asked if self.form.around else y), GradientMemoryState(memory, held)
+
+    def recall(self, q: PerHead, state: GradientMemoryState) -> PerHead:
+        if isinstance(state.memory, DeepMemoryState):
+            assert isinstance(self.form.structure, Mlp)
+            residual, activation = self.form.structure.residual, self.form.structure.activation
+            return read_deep_memory(q, state.memory, residual=residual, activation=activation)
+        y = read_learned_memory(self._featured(q), state.memory, self._rule())
+        return y + q if self.form.around else y
+
+    def _featured(self, x: PerHead) -> PerHead:
+        return x if self.features is None else self.features(x)
+
+    @property
+    def _bias(self) -> int:
+        structure = self.form.structure
+        return int(isinstance(structure, Mlp) and structure.bias)
+
+    def _rule(self) -> LearnedRule:
+        form, config = self.form, self.config
+        return LearnedRule(
+            structure=Normed(form.structure, self.scale, self.shift) if form.normed else form.structure,
+            objective=objective_called(config.objective, config.p),
+            retention=form.retention,
+            optimizer=config.optimizer,
+            gradient_at=config.gradient_at,
+            muon_step=form.muon_step,
+            window=form.window,
+            control=config.control,
+        )
+
+    def _rates(self, x: Hidden, state: GradientMemoryState) -> tuple[Rates, tuple[Tensor, ...]]:
         position = int(state.memory.position[0])
 
-        def rate(gate: SigmoidGate | None, held: Tensor) -> tuple[Gate | None, Tensor]:
+        def rate(gate: SigmoidGate | UnitGate | None, held: Tensor) -> tuple[Rate | None, Tensor]:
             return (None, held) if gate is None else gate(x, held, position, self.chunk_size)
 
         keep, held_keep = rate(self.keep, state.held[0])
         momentum, held_momentum = rate(self.momentum, state.held[1])
-        step, held_step = self.step(x, state.held[2], position, self.chunk_size)
-        if momentum is not None:
-            step = step * (1 - momentum)  # a surprise is felt 1 / (1 - momentum) times: its whole weight stays `step`
-        v = F.normalize(v, dim=-1, eps=1e-6) if self.value_norm == "l2" else v
-        y, memory = deep_memory(
-            q, k, v, keep, momentum, step, list(self.initial_memory), chunk_size=self.chunk_size,
-            residual=self.residual, activation=self.activation, state=state.memory,
-        )  # fmt: skip
-        return y, GradientMemoryState(memory, (held_keep, held_momentum, held_step))
-
-    def recall(self, q: PerHead, state: GradientMemoryState) -> PerHead:
-        return read_deep_memory(q, state.memory, residual=self.residual, activation=self.activation)
+        step, held_step = rate(self.step, state.held[2])
+        if step is None:  # frozen
+            step = x.new_zeros(*x.shape[:2], self.heads)
+        elif momentum is not None and self.config.optimizer == "momentum":
+            step = _without(step, momentum)
+        threshold, share = (None if gate is None else token_gate(gate, x) for gate in (self.threshold, self.share))
+        return Rates(step, keep, momentum, threshold, share), (held_keep, held_momentum, held_step)
 
 
-def _initial_memory(heads: int, dim: int, mlp: MlpShape) -> nn.ParameterList:
-    """The learned M_0: hidden layers hand on a unit vector's length (GELU and SiLU halve it), answers start small.
+@remembered
+def _form_of(config: GradientMemoryConfig, dim: int) -> Form | None:
+    """The form of the memory that is built; None where that is of a class derived from `GradientMemory`."""
+    with shapes_only():
+        memory = config.build(dim)
+    return memory.form if type(memory) is GradientMemory else None
 
-    For an MLP the last matrix starts at 0, so that what the first tokens write is all that is read.
-    """
-    widths = [dim, *[mlp.hidden] * (mlp.depth - 1), dim]
-    spread = [2 * after**-0.5 for after in widths[1:-1]] + [0.1 * dim**-0.5 if mlp.depth == 1 else 0.0]
-    return nn.ParameterList(
-        nn.init.normal_(torch.empty(heads, *shape), std=std)
-        for shape, std in zip(zip(widths[:-1], widths[1:], strict=True), spread, strict=True)
-    )
+
+def _without(step: Rate, momentum: Rate) -> Rate:
+    """step (1 - momentum): a surprise is felt 1 / (1 - momentum) times, so its whole weight stays `step`."""
+    if isinstance(step, Tensor) and isinstance(momentum, Tensor):
+        return step * (1 - momentum)
+    return tuple(rate * (1 - carried) for rate, carried in zip(step, momentum, strict=True))
+
+
+def hidden_units(dim: int, heads: int, expansion: float) -> int:
+    """Units between two matrices: a multiple of the head's width, at least one."""
+    return max(1, round(dim // heads * expansion))

@@ -43,6 +43,14 @@ class LayerConfig(MemoryConfig):
     convolution: int = Field(4, ge=1, le=64)
     """Width of the causal convolution on queries, keys and values; 1 leaves it out."""
 
+    def layer_flops(self, dim: int) -> float:
+        """Operations a token around the rule: five projections 10 dim^2, three convolutions 6 dim convolution."""
+        return 10 * dim**2 + (6 * dim * self.convolution if self.convolution > 1 else 0)
+
+    def layer_read_flops(self, dim: int) -> float:
+        """Operations a token around a read: query, gate and output projection, 6 dim^2."""
+        return 6 * dim**2
+
 
 class LayerState(NamedTuple):
     """A layer between two tokens."""
@@ -63,6 +71,8 @@ class MemoryLayer(MemoryModule):
     def __init__(self, dim: int, config: LayerConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.heads, width_of_head(dim, config.heads)
+        self.asked = 0
+        """Which of the projections q, k, v the memory is asked for; 1 is a control that asks for the keys."""
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.taps = nn.Parameter(torch.empty(3 * dim, 1, config.convolution)) if config.convolution > 1 else None
         if self.taps is not None:
@@ -98,9 +108,10 @@ class MemoryLayer(MemoryModule):
     def read(self, x: Hidden, state: LayerState) -> Hidden:
         # Each token is a query of its own, so its convolution sees nothing before it: the last tap alone.
         width = self.heads * self.head_dim
-        q = F.linear(x, self.qkv.weight[:width])
+        asked = slice(self.asked * width, (self.asked + 1) * width)
+        q = F.linear(x, self.qkv.weight[asked])
         if self.taps is not None:
-            q = q * self.taps[:width, 0, -1]
+            q = q * self.taps[asked, 0, -1]
         q = F.normalize(F.silu(q).unflatten(-1, (self.heads, self.head_dim)), dim=-1, eps=1e-6)
         return self._output(x, self.recall(q, state.rule))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from titanlab.memory_modules.gradient_memory import GradientMemory, GradientMemoryConfig, MlpShape
+from titanlab.memory_modules.gradient_memory import Form, GradientMemory, GradientMemoryConfig
+from titanlab.memory_modules.parts.structure import Mlp
 from titanlab.platform.memory import MEMORY_MODULES
 
 
@@ -10,5 +11,8 @@ from titanlab.platform.memory import MEMORY_MODULES
 class LinearConfig(GradientMemoryConfig):
     """Titans' rule with one matrix as memory (2501.00663, eq. 16-18 with a linear M; the paper's "linear memory")."""
 
+    residual: bool = False
+    """Whether the memory is M(x) = x + x W."""
+
     def build(self, dim: int) -> GradientMemory:
-        return GradientMemory(dim, self, mlp=MlpShape(depth=1, hidden=dim // self.heads, activation="gelu"))
+        return GradientMemory(dim, self, form=Form(Mlp(1, residual=self.residual), hidden=1))

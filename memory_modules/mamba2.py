@@ -7,15 +7,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titanlab.memory_modules.decay_gates import TimeStep
-from titanlab.memory_modules.layer import LayerConfig
-from titanlab.memory_modules.matrix_memory import MatrixMemory
+from titanlab.memory_modules.kernels.linear_chunks import linear_chunks_flops
+from titanlab.memory_modules.matrix_memory import MatrixConfig, MatrixMemory
 from titanlab.memory_modules.rules.linear_attention import linear_attention
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.tensors import Hidden, PerHead
 
 
 @MEMORY_MODULES.register("mamba2")
-class Mamba2Config(LayerConfig):
+class Mamba2Config(MatrixConfig):
     """Mamba-2: S_t = exp(-rate dt_t) S_{t-1} + dt_t k_t v_t^T, dt_t from the token, and a skip (2405.21060)."""
 
     rate_min: float = Field(0.1, gt=0)
@@ -28,6 +28,11 @@ class Mamba2Config(LayerConfig):
     """Step dt of the first head at initialisation; those between lie evenly in their logarithm."""
     skip: bool = True
     """Whether values go past the memory too, y_t + D v_t with a learned D for every head."""
+
+    def flops(self, dim: int) -> float:
+        """Layer + dim (4 d + 4 c) + 2 dim heads for dt."""
+        rule = linear_chunks_flops(dim // self.heads, self.chunk_size)
+        return self.layer_flops(dim) + self.heads * (rule + 2 * dim)
 
     def build(self, dim: int) -> Mamba2Memory:
         return Mamba2Memory(dim, self)

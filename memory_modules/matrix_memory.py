@@ -9,6 +9,14 @@ from titanlab.memory_modules.layer import LayerConfig, MemoryLayer
 from titanlab.platform.tensors import PerHead, at_least_float32
 
 
+class MatrixConfig(LayerConfig):
+    """Settings of a rule whose memory is one matrix of d x d a head, d = dim / heads."""
+
+    def read_flops(self, dim: int) -> float:
+        """Layer + 2 dim d."""
+        return self.layer_read_flops(dim) + 2 * dim * (dim // self.heads)
+
+
 class MatrixMemory(MemoryLayer):
     """A learned initial matrix, from zero; the state is S [b, h, key, value] and a query is answered by S^T q."""
 

@@ -8,16 +8,17 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from titanlab.memory_modules.gates import SigmoidGate, build_gate, token_gate
-from titanlab.memory_modules.layer import LayerConfig, MemoryLayer
-from titanlab.memory_modules.matrix_memory import initial_matrix, read_matrix
+from titanlab.memory_modules.gates import SigmoidGate, build_gate, gate_flops, token_gate
+from titanlab.memory_modules.kernels.momentum_delta_chunks import momentum_delta_chunks_flops
+from titanlab.memory_modules.layer import MemoryLayer
+from titanlab.memory_modules.matrix_memory import MatrixConfig, initial_matrix, read_matrix
 from titanlab.memory_modules.rules.momentum_delta_rule import MomentumDeltaState, momentum_delta_rule
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.tensors import Gate, Hidden, PerHead
 
 
 @MEMORY_MODULES.register("momentum_delta")
-class MomentumDeltaConfig(LayerConfig):
+class MomentumDeltaConfig(MatrixConfig):
     """The delta rule with momentum and decay: `linear` with the gradient of each token (2501.00663, eq. 13-14)."""
 
     keep: Literal["token", "constant", "none"] = "token"
@@ -35,6 +36,12 @@ class MomentumDeltaConfig(LayerConfig):
     bounded: bool = True
     """Whether the step is multiplied by 1 - momentum: beyond about 2 (1 - momentum) the memory grows without bound,
     since past surprise adds up to step / (1 - momentum)."""
+
+    def flops(self, dim: int) -> float:
+        """Layer + dim (12 d + 8 d / c + 9 c) + heads (2 c^2 + 2 c) + 2 dim heads for every gate from the token."""
+        rule = momentum_delta_chunks_flops(dim // self.heads, self.chunk_size)
+        gates = gate_flops(dim, self.heads, self.keep, self.momentum, self.step)
+        return self.layer_flops(dim) + self.heads * rule + gates
 
     def build(self, dim: int) -> MomentumDeltaMemory:
         return MomentumDeltaMemory(dim, self)

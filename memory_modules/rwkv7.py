@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titanlab.memory_modules.decay_gates import LowRank
+from titanlab.memory_modules.kernels.rwkv7_chunks import rwkv7_chunks_flops
 from titanlab.memory_modules.layer import width_of_head
 from titanlab.memory_modules.matrix_memory import initial_matrix, read_matrix
 from titanlab.memory_modules.rules.rwkv7 import rwkv7
@@ -31,6 +32,15 @@ class Rwkv7Config(MemoryConfig):
     """Tokens computed together, at most 16 at a time."""
     gate_rank: int = Field(16, ge=1)
     """Columns between the two matrices of decay, learning rate and output gate."""
+
+    def flops(self, dim: int) -> float:
+        """8 dim^2 (projections) + 12 dim gate_rank (low-rank maps) + dim (8 d + 12 c + 4), c at most 16."""
+        rule = rwkv7_chunks_flops(dim // self.heads, self.chunk_size)
+        return 8 * dim**2 + 12 * dim * self.gate_rank + self.heads * rule
+
+    def read_flops(self, dim: int) -> float:
+        """4 dim^2 + 4 dim gate_rank + 2 dim d."""
+        return 4 * dim**2 + 4 * dim * self.gate_rank + 2 * dim * (dim // self.heads)
 
     def build(self, dim: int) -> Rwkv7Memory:
         return Rwkv7Memory(dim, self)

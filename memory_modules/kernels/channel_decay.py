@@ -32,6 +32,11 @@ def decays_to_end(log_decay: Tensor) -> Tensor:
     return later.flip(-2).cumsum(-2).flip(-2).exp()
 
 
+def decayed_scores_flops(d: int, c: int, *, pairs: int = 1) -> float:
+    """Operations a token of `pairs` scores: row t has t + 1 columns, (c + 1) / 2 on average, 2 d each."""
+    return pairs * d * (c + 1)
+
+
 def decayed_scores(queries: Tensor, keys: Tensor, log_decay: Tensor) -> Tensor:
     """sum_d queries[m, t, d] keys[p, s, d] exp(sum_{s<j<=t} log_decay[j, d]) for s <= t, else 0.
 

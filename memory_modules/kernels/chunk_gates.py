@@ -36,6 +36,11 @@ class ChunkGates(NamedTuple):
     """[..., p, p]: W and S at the end from W and S at the start."""
 
 
+def chunk_gates_flops(c: int) -> float:
+    """Operations a token and head with momentum: A H 2 c^2 and A h 2 c; without, no product is formed."""
+    return 2 * c * c + 2 * c
+
+
 def chunk_gates(keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> ChunkGates:
     """The arrays above for gates [..., c]; keep None is 1, momentum None is off."""
     kept = products_within(torch.ones_like(step) if keep is None else keep)

@@ -19,6 +19,11 @@ from titanlab.memory_modules.kernels.chunk_gates import products_within
 from titanlab.memory_modules.kernels.state_scan import scan_states
 
 
+def delta_chunks_flops(d: int, c: int) -> float:
+    """Operations a token and head: K S, K^T U and Q S 2 d^2 each; K K^T, Q K^T, the solve and scores U 2 c d each."""
+    return 6 * d * d + 8 * c * d
+
+
 def delta_chunks(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor, keep: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,22 @@ import torch
 from torch import Tensor
 
 from titanlab.memory_modules.activations import ACTIVATIONS, Activation
-from titanlab.memory_modules.kernels.chunk_gates import ChunkGates
+from titanlab.memory_modules.kernels.chunk_gates import ChunkGates, chunk_gates_flops
+
+
+def dual_form_flops(widths: Sequence[int], c: int, *, momentum: bool) -> float:
+    """Operations a token and head of an MLP of these widths, the first and the last d; p parts of state.
+
+    A matrix of in x out weights: 2 (1 + 2 p + p^2 / c) in out (keys; queries and writes of every part; the mix of the
+    parts) and 2 c (in + out) (scores, and scores times errors); every matrix but the first 2 in out more (errors back).
+    """
+    p = 2 if momentum else 1
+    matrices = list(zip(widths[:-1], widths[1:], strict=True))
+    weights = sum(before * after for before, after in matrices)
+    scores = sum(before + after for before, after in matrices)
+    back = weights - matrices[0][0] * matrices[0][1]
+    gates = chunk_gates_flops(c) if momentum else 0
+    return 2 * (1 + 2 * p + p * p / c) * weights + 2 * c * scores + 2 * back + gates
 
 
 def dual_form(

@@ -11,9 +11,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from titanlab.memory_modules.kernels.channel_decay import decayed_scores, decays_from_start, decays_to_end
+from titanlab.memory_modules.kernels.channel_decay import (
+    SUB_CHUNK,
+    decayed_scores,
+    decayed_scores_flops,
+    decays_from_start,
+    decays_to_end,
+)
 from titanlab.memory_modules.kernels.chunk_gates import products_within
 from titanlab.memory_modules.kernels.state_scan import scan_states
+
+
+def linear_chunks_flops(d: int, c: int, *, channel_decay: bool = False) -> float:
+    """Operations a token and head: Q S and K^T V 2 d^2 each, Q K^T and its product with V 2 c d each.
+
+    A decay for every channel makes the scores row by row, d (c + 1), and chunks of at most SUB_CHUNK.
+    """
+    if not channel_decay:
+        return 4 * d * d + 4 * c * d
+    c = min(c, SUB_CHUNK)
+    return 4 * d * d + 2 * c * d + decayed_scores_flops(d, c)
 
 
 def linear_chunks(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from titanlab.memory_modules.kernels.chunk_gates import ChunkGates
+from titanlab.memory_modules.kernels.chunk_gates import ChunkGates, chunk_gates_flops
+
+
+def momentum_delta_chunks_flops(d: int, c: int) -> float:
+    """Operations a token and head, S and P side by side.
+
+    Errors, writes and reads 4 d^2 each and the mix of S and P 8 d^2 a chunk; K K^T, Q K^T and scores E 2 c d each and
+    the solve of 3 d columns 3 c d.
+    """
+    return 12 * d * d + 8 * d * d / c + 9 * c * d + chunk_gates_flops(c)
 
 
 def momentum_delta_chunks(q: Tensor, k: Tensor, v: Tensor, gates: ChunkGates, state: Tensor) -> tuple[Tensor, Tensor]:

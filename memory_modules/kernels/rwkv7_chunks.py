@@ -13,8 +13,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from titanlab.memory_modules.kernels.channel_decay import decayed_scores, decays_from_start, decays_to_end
+from titanlab.memory_modules.kernels.channel_decay import (
+    SUB_CHUNK,
+    decayed_scores,
+    decayed_scores_flops,
+    decays_from_start,
+    decays_to_end,
+)
 from titanlab.memory_modules.kernels.state_scan import scan_states
+
+
+def rwkv7_chunks_flops(d: int, c: int) -> float:
+    """Operations a token and head: a S, b^T P, k^T V and r S 2 d^2 each; the four scores d (c + 1) each; three of them
+    times V or P and the solve 2 c d each. Chunks are of at most SUB_CHUNK."""
+    c = min(c, SUB_CHUNK)
+    return 8 * d * d + 8 * c * d + decayed_scores_flops(d, c, pairs=4)
 
 
 def rwkv7_chunks(rows: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from titanlab.platform.debugging import refuse_nonfinite
+
 
 def shape_of(x: Tensor) -> str:
     return str(list(x.shape))
@@ -46,6 +48,7 @@ def check_sequence(
                 f"{name}: has shape {shape_of(gate)} and type {gate.dtype}; expected floating {list(q.shape[:3])} "
                 f"(b, t, h of {query})"
             )
+    refuse_nonfinite({**alike, "k": k, "v": v, **gates})
 
 
 def check_matrix(name: str, state: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype) -> None:
@@ -60,6 +63,7 @@ def check_matrix(name: str, state: Tensor, k: Tensor, v: Tensor, dtype: torch.dt
             f"{name}: has shape {shape_of(state)} and type {state.dtype}; expected {list(expected)} "
             f"(b, h, key, value) and {dtype}"
         )
+    refuse_nonfinite({name: state})
 
 
 def matrix_shape(k: Tensor, v: Tensor) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from titanlab.memory_modules.kernels.chunk_gates import chunk_gates
 from titanlab.memory_modules.kernels.chunking import Piece, from_chunks, pieces, to_chunks
 from titanlab.memory_modules.kernels.dual_form import dual_form
 from titanlab.memory_modules.rules.checks import check_sequence, joined, shape_of
+from titanlab.platform.debugging import refuse_nonfinite
 from titanlab.platform.errors import unknown_name
 from titanlab.platform.tensors import Gate, PerHead, at_least_float32
 
@@ -87,6 +88,7 @@ def deep_memory(
     if state is None:
         state = initial_deep_memory(weights, q.shape[0], momentum is not None, dtype)
     _check_state(state, q, weights, momentum is not None, chunk_size)
+    refuse_nonfinite({"weights": weights, "state": state})
     outputs = []
     with torch.autocast(q.device.type, enabled=False):
         for piece in pieces(int(state.position[0]), q.shape[1], chunk_size):

@@ -9,6 +9,7 @@ from titanlab.memory_modules.kernels.channel_decay import SUB_CHUNK
 from titanlab.memory_modules.kernels.chunking import from_chunks, pieces, to_chunks
 from titanlab.memory_modules.kernels.linear_chunks import linear_chunks
 from titanlab.memory_modules.rules.checks import check_sequence, joined, matrix_or_zeros, shape_of
+from titanlab.platform.debugging import refuse_nonfinite
 from titanlab.platform.tensors import Gate, PerHead, at_least_float32
 
 
@@ -44,6 +45,7 @@ def linear_attention(
     """
     check_sequence(q, k, v, {}, chunk_size)
     _check_decay(log_decay, q)
+    refuse_nonfinite({"log_decay": log_decay})
     dtype = at_least_float32(q.dtype)
     if log_decay is not None and log_decay.ndim == 4:
         chunk_size = min(chunk_size, SUB_CHUNK)

@@ -1,0 +1,1 @@
+"""The four exchangeable parts of a memory that learns: structure, objective, retention, optimizer (MIRAS)."""
