@@ -17,6 +17,9 @@ from titanlab.platform.errors import PluginError, unknown_name
 C = TypeVar("C", bound=Config)
 Registered = TypeVar("Registered", bound=Config)
 
+_ALL: list[Registry[Any]] = []
+"""Every registry there is, those that plug-in packages make of their own included."""
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -36,6 +39,7 @@ class Registry(Mapping[str, type[C]], Generic[C]):
         self.kind, self.base, self.package = kind, base, package
         self._classes: dict[str, type[C]] = {}
         self._discovered = False
+        _ALL.append(self)
 
     def register(self, name: str) -> Callable[[type[Registered]], type[Registered]]:
         """Class decorator: makes a configuration class known as `type: name`.
@@ -177,6 +181,12 @@ class Registry(Mapping[str, type[C]], Generic[C]):
             ) from error
         if self._classes.get(point.name) is not loaded:
             self.register(point.name)(loaded)
+
+
+def withdraw_everywhere(module: str) -> None:
+    """Forgets what a module registered, in every registry."""
+    for registry in _ALL:
+        registry.withdraw(module)
 
 
 def _top(module: str) -> str:

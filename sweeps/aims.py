@@ -7,13 +7,19 @@ from typing import Any, Literal, NamedTuple
 
 from titanlab.platform.config import shown_value
 from titanlab.platform.errors import ConfigError, nearest, unknown_name
+from titanlab.platform.keys import key_path
 from titanlab.platform.run_config import RunConfig
+from titanlab.platform.task import TaskConfig
 from titanlab.sweeps.language import Sweep
+from titanlab.sweeps.references import Reference
 
-COSTS = ("cost/parameters", "cost/seconds", "cost/tokens_per_second", "memory/state_bytes", "train/loss")
+COSTS = (
+    *("cost/parameters", "cost/seconds", "cost/tokens_per_second", "cost/state_bytes", "cost/flops_per_token"),
+    *("cost/flops", "memory/state_bytes", "train/loss"),
+)
 """Metrics of every run, whatever its task."""
 
-_LESS_IS_BETTER = ("loss", "bits", "perplexity", "error", "seconds", "parameters", "bytes")
+_LESS_IS_BETTER = ("loss", "bits", "perplexity", "error", "seconds", "parameters", "bytes", "flops")
 
 
 class Aim(NamedTuple):
@@ -38,7 +44,7 @@ def aim_of(sweep: Sweep, runs: Sequence[RunConfig]) -> Aim:
     tasks = list(by_task.values())
     metric = objective.metric or f"final/{tasks[0].metrics()[0]}"
     for task in tasks:
-        known = [*COSTS, *(f"{stage}/{name}" for stage in ("final", "val") for name in task.metrics())]
+        known = known_metrics(task)
         if metric not in known:
             what = f"metric of the task '{task.type_name}'"
             # `accuracy` alone is nearest to `final/accuracy`, however the letters compare.
@@ -47,6 +53,31 @@ def aim_of(sweep: Sweep, runs: Sequence[RunConfig]) -> Aim:
             raise ConfigError(sweep.document.problem(("objective", "metric"), message))
     less = any(word in metric for word in _LESS_IS_BETTER) and metric != "cost/tokens_per_second"
     return Aim(metric, objective.direction or ("min" if less else "max"))
+
+
+def known_metrics(task: TaskConfig) -> list[str]:
+    """Every metric that a run of the task ends with and that cells can be compared by."""
+    return [*COSTS, *(f"{stage}/{name}" for stage in ("final", "val") for name in task.metrics())]
+
+
+def references_of(sweep: Sweep, runs: Sequence[RunConfig], aim: Aim) -> tuple[Reference, ...]:
+    """The published values, each with its metric filled in.
+
+    Raises:
+        ConfigError: a metric that no task of the sweep declares.
+    """
+    if not sweep.config.reference:
+        return ()
+    tasks = {run.task.model_dump_json(): run.task for run in runs}.values()
+    known = list(dict.fromkeys(metric for task in tasks for metric in known_metrics(task)))
+    found = []
+    for index, reference in enumerate(sweep.config.reference):
+        metric = reference.metric or aim.metric
+        if metric not in known:
+            message = unknown_name("metric", metric, known)
+            raise ConfigError(sweep.document.problem(("reference", index, "metric"), message))
+        found.append(reference.replace(metric=metric))
+    return tuple(found)
 
 
 class Candidate(NamedTuple):
@@ -85,7 +116,7 @@ def _differences(wanted: Mapping[str, Any], settings: Mapping[str, Any]) -> list
     words = []
     for key, value in wanted.items():
         held: Any = settings
-        for part in key.split("."):
+        for part in key_path(key):
             if not isinstance(held, Mapping) or part not in held:
                 known = list(held) if isinstance(held, Mapping) else []
                 guess = nearest(part, known)
@@ -104,4 +135,6 @@ def _same(wanted: Any, held: Any) -> bool:
         return isinstance(held, Mapping) and all(
             key in held and _same(value, held[key]) for key, value in wanted.items()
         )
+    if isinstance(wanted, list) and isinstance(held, list):
+        return len(wanted) == len(held) and all(map(_same, wanted, held))
     return isinstance(wanted, bool) == isinstance(held, bool) and wanted == held

@@ -48,20 +48,35 @@ def sweep_entry(plan: Plan, folders: Mapping[str, Path], plugins: Sequence[Plugi
 
 
 def _trial_entry(trial: Trial, cell: Cell, folder: Path) -> TrialEntry:
-    axes = {clean_key(key): value_text(value) for key, value in cell.settings.items()}
+    axes = {key: value_text(value) for key, value in cell.settings.items()}
     return TrialEntry(
         key=trial.key,
         name=trial.config.name,
-        params={**axes, **dotted_settings(_deciding(trial.config))},
+        params={
+            **{clean_key(key): value for key, value in axes.items()},
+            **dotted_settings(_deciding(trial.config)),
+        },
         tags={
             "cell.key": cell.key,
             "variant": cell.variant,
             "baseline": str(cell.is_baseline).lower(),
-            **{f"axis.{key}": value for key, value in axes.items()},
+            **cell_costs(cell),
+            **{clean_key(f"axis.{key}"): value for key, value in axes.items()},
         },
         config_text=yaml_text(trial.config.settings()),
         folder=folder,
     )
+
+
+def cell_costs(cell: Cell) -> dict[str, str]:
+    """What the cell's model costs, known before it trains; an ended run has the same as metrics."""
+    known = {
+        "model.parameters": cell.parameters,
+        "model.memory_bytes": cell.memory_bytes,
+        "model.state_bytes": cell.state_bytes,
+        "model.flops_per_token": cell.flops,
+    }
+    return {name: f"{value:.0f}" for name, value in known.items() if value is not None}
 
 
 def _deciding(config: Config) -> dict[str, Any]:

@@ -1,22 +1,20 @@
-"""The points of a sweep's design: the product of its axes and its explicit cells, each setting with its place."""
+"""A point of a sweep's design: settings in place of the base's, each with its place, and the run they describe."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
 from titanlab.platform.config import UNKNOWN_KEY, Config, problems_of, shown_value
 from titanlab.platform.errors import ConfigError, Location, Problem
+from titanlab.platform.keys import key_path
 from titanlab.platform.run_config import RunConfig
 from titanlab.platform.yaml_source import KeyPath
 from titanlab.sweeps.language import Sweep
-
-MAX_CELLS = 100_000
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,15 @@ class Setting:
     place: KeyPath
     """Where the value stands in the file: `("axes", "model.dim", 1)`."""
 
-    @property
+    @cached_property
     def path(self) -> tuple[str, ...]:
         """The key's parts."""
-        return tuple(self.key.split("."))
+        return key_path(self.key)
 
     @property
     def key_place(self) -> KeyPath:
         """Where the key stands in the file."""
-        return self.place[:2] if self.place[0] == "axes" else self.place
+        return self.place[:-1] if isinstance(self.place[-1], int) else self.place
 
 
 @dataclass(frozen=True)
@@ -49,62 +47,10 @@ class Point:
         """Dotted key -> value."""
         return {setting.key: setting.value for setting in self.settings}
 
-
-def design(sweep: Sweep) -> list[Point]:
-    """All points in written order: the grid, the last axis fastest, then the explicit cells.
-
-    Raises:
-        ConfigError: a key that no sweep may vary, or a grid beyond `MAX_CELLS`.
-    """
-    config = sweep.config
-    count = math.prod(len(values) for values in config.axes.values()) if config.axes else 0
-    if count + len(config.cells) > MAX_CELLS:
-        message = f"the axes make {count:,} cells; expected at most {MAX_CELLS:,}"
-        raise ConfigError(sweep.document.problem(("axes",), message))
-    columns = [
-        [Setting(key, value, ("axes", key, index)) for index, value in enumerate(values)]
-        for key, values in config.axes.items()
-    ]
-    explicit = [
-        Point(tuple(Setting(key, value, ("cells", index, key)) for key, value in cell.items()))
-        for index, cell in enumerate(config.cells)
-    ]
-    _refuse_keys(
-        sweep, [column[0] for column in columns] + [setting for point in explicit for setting in point.settings]
-    )
-    grid = [Point(settings) for settings in itertools.product(*columns)] if columns else []
-    return grid + explicit
-
-
-def _refuse_keys(sweep: Sweep, settings: list[Setting]) -> None:
-    problems = []
-    for setting in settings:
-        if setting.key == "train.seed":
-            message = "seeds are no settings to compare: write them under `seeds`"
-        elif setting.key == "name":
-            message = "a name changes no result; expected a key of model, task or train"
-        elif setting.path[0] == "base" and len(setting.path) > 1:
-            message = f"a key starts within the base: write '{setting.key.removeprefix('base.')}'"
-        elif len(setting.path) == 1 and (full := _full_key(sweep.config.base, setting.key)) not in (None, setting.key):
-            message = f"unknown key '{setting.key}'; did you mean '{full}'?"
-        elif not all(setting.path):
-            message = f"expected a dotted key, as in model.memory.depth, got {shown_value(setting.key)}"
-        else:
-            continue
-        problems.append(sweep.document.problem(setting.key_place, message))
-    if problems:
-        raise ConfigError(problems)
-
-
-def _full_key(block: Mapping[str, Any], name: str) -> str | None:
-    """The dotted key of the setting called `name` that the base writes somewhere within a block."""
-    if name in block:
-        return name
-    for key, value in block.items():
-        found = _full_key(value, name) if isinstance(value, Mapping) else None
-        if found is not None:
-            return f"{key}.{found}"
-    return None
+    @property
+    def places(self) -> tuple[KeyPath, ...]:
+        """Where its settings stand: what tells it from other points of its design."""
+        return tuple(setting.place for setting in self.settings)
 
 
 def base_run(sweep: Sweep) -> RunConfig:
@@ -122,23 +68,49 @@ def base_run(sweep: Sweep) -> RunConfig:
         raise ConfigError(problems_of(error, lambda path: sweep.document.locate(("base", *path)))) from None
 
 
-def settle(sweep: Sweep, base: RunConfig, point: Point) -> RunConfig:
-    """The run that a point describes.
+class Runs:
+    """The runs that the points of a sweep describe; a block that many points share is validated once."""
 
-    Raises:
-        ConfigError: each problem located at the axis entry or cell it comes from, else in the base.
-    """
-    run: dict[str, Any] = sweep.config.base
-    # A block before the settings inside it, so that the finer one holds.
-    for setting in sorted(point.settings, key=lambda setting: len(setting.path)):
+    def __init__(self, sweep: Sweep, base: RunConfig) -> None:
+        self.sweep, self.base = sweep, base
+        self._blocks: dict[tuple[KeyPath, ...], Any] = {}
+
+    def of(self, point: Point) -> RunConfig:
+        """The run of a point.
+
+        Raises:
+            ConfigError: each problem located at the axis entry or cell it comes from, else in the base.
+        """
+        run = self.written(point)
         try:
-            run = _with(run, setting.path, setting.value, base)
-        except _NoBlockError as error:
-            raise ConfigError(sweep.document.problem(setting.key_place, str(error))) from None
-    try:
-        return RunConfig.model_validate(run)
-    except ValidationError as error:
-        raise ConfigError(_problems(sweep, point, error)) from None
+            return RunConfig.model_validate({name: self._block(point, name, value) for name, value in run.items()})
+        except ValidationError as error:
+            raise ConfigError(_problems(self.sweep, point, error)) from None
+
+    def written(self, point: Point) -> dict[str, Any]:
+        """The settings that the file and a point write down, not validated.
+
+        Raises:
+            ConfigError: a key goes through a value as if it were a block.
+        """
+        run: dict[str, Any] = self.sweep.config.base
+        # A block before the settings inside it, so that the finer one holds.
+        for setting in sorted(point.settings, key=lambda setting: len(setting.path)):
+            try:
+                run = _with(run, setting.path, setting.value, self.base)
+            except _NoBlockError as error:
+                raise ConfigError(self.sweep.document.problem(setting.key_place, str(error))) from None
+        return run
+
+    def _block(self, point: Point, name: str, value: Any) -> Any:
+        """`model`, `task` or `train` of a run as validated settings; as it is if it has none or wrong ones."""
+        places = ((name,), *(setting.place for setting in point.settings if setting.path[0] == name))
+        if places not in self._blocks:
+            try:
+                self._blocks[places] = getattr(RunConfig.model_validate({name: value}), name)
+            except ValidationError:
+                self._blocks[places] = value
+        return self._blocks[places]
 
 
 def without(point: Point, setting: Setting) -> Point:

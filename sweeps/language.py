@@ -11,13 +11,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from titanlab.platform.config import Config, digest, problems_of, shown_value, validation_error
-from titanlab.platform.errors import ConfigError
-from titanlab.platform.files import slug
+from titanlab.platform.errors import ConfigError, unknown_name
+from titanlab.platform.extends import resolve_extends
+from titanlab.platform.files import slug, yaml_text
+from titanlab.platform.keys import key_path
 from titanlab.platform.overrides import apply_overrides
-from titanlab.platform.run_config import LARGEST_SEED
 from titanlab.platform.yaml_source import Document, parse_yaml, read_text
+from titanlab.sweeps.conditions import MAX_LENGTH
+from titanlab.sweeps.field_checks import ablation_of, pair_errors, seeds_of
+from titanlab.sweeps.references import Reference
 
-MAX_SEEDS = 1000
+SCHEMA_VERSION: Literal[1] = 1
+"""Raised when a sweep file of before would be read as something else."""
 
 
 class Objective(Config):
@@ -50,39 +55,37 @@ class Resources(Config):
         return self
 
 
-def _seeds(value: Any) -> Any:
-    """A count or a list as the tuple of seeds it stands for."""
-    if isinstance(value, tuple):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        if not 1 <= value <= MAX_SEEDS:
-            raise ValueError(f"expected a count from 1 to {MAX_SEEDS} or a list of seeds, got {value}")
-        return tuple(range(value))
-    if not isinstance(value, list):
-        raise ValueError(f"expected a count or a list of seeds, as in `2` or `[0, 1]`, got {shown_value(value)}")
-    if not 1 <= len(value) <= MAX_SEEDS:
-        raise ValueError(f"expected 1 to {MAX_SEEDS} seeds, got {len(value)}")
-    for index, seed in enumerate(value):
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
-            message = f"expected a whole number from 0 to {LARGEST_SEED}, got {shown_value(seed)}"
-            raise validation_error("seeds", [((index,), message, seed)])
-        if seed in value[:index]:
-            raise validation_error("seeds", [((index,), f"the seed {seed} stands here twice", seed)])
-    return tuple(value)
+Values = Annotated[list[Any], Field(min_length=1)]
+"""What a key takes, one after another."""
+
+Condition = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
+"""See `titanlab.sweeps.conditions`."""
 
 
 class SweepConfig(Config):
-    """A sweep as its file writes it; only `name`, `base` and `axes` (or `cells`) are required."""
+    """A sweep as its file writes it; only `name`, `base` and `axes` (or `paired`, `ablate`, `cells`) are required."""
 
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """The version of this language that the file is written in."""
     name: str = Field(min_length=1, max_length=200)
     """What the sweep is called; its folder in the store is this name in small letters, digits and dashes."""
     base: dict[str, Any]
     """One complete run - model, task and train - that every cell starts from."""
-    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    axes: dict[str, Values] = Field(default_factory=dict)
     """Dotted key of a run to the list of values it takes; the grid is their product. A mapping replaces its block."""
+    paired: list[Annotated[dict[str, Values], Field(min_length=1)]] = Field(default_factory=list)
+    """Mappings whose keys vary together: first values, second values, ... Each is one more factor of the grid."""
+    when: dict[str, Condition] = Field(default_factory=dict)
+    """Key of an axis to a condition: the axis varies where it holds; elsewhere the setting is as in `base`."""
+    exclude: list[Condition] = Field(default_factory=list)
+    """Conditions (`model.memory.depth == 1 and model.memory.momentum != none`); a cell that fulfils one is not run."""
+    ablate: Annotated[dict[str, Any] | None, BeforeValidator(ablation_of)] = None
+    """Dotted key to the values that stand in for the baseline's: the baseline and its variations beside the grid.
+    `mode` says which: `one_at_a_time` (the default) changes each factor alone, `leave_one_out` changes all factors but
+    one (and all), `both` is both."""
     cells: list[dict[str, Any]] = Field(default_factory=list)
     """Explicit cells beside the grid, each a mapping from dotted keys to values; what it leaves out is as in `base`."""
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = ()
+    seeds: Annotated[tuple[int, ...], BeforeValidator(seeds_of)] = ()
     """How many seeds each cell runs with, or which; by default the one of `base.train.seed`."""
     baseline: dict[str, Any] | None = None
     """Settings that name exactly one cell; the report says how far every other cell is from it."""
@@ -90,14 +93,32 @@ class SweepConfig(Config):
     """What the cells are ranked by."""
     resources: Resources = Field(default_factory=Resources)
     """What one trial occupies."""
+    reference: list[Reference] = Field(default_factory=list, max_length=100)
+    """Published values that the report draws beside the sweep's own."""
 
     @model_validator(mode="after")
     def _varies_something(self) -> Self:
-        if not self.axes and not self.cells:
+        if not (self.axes or self.paired or self.ablate or self.cells):
             message = (
-                "a sweep varies something: give `axes` (dotted key: list of values) or `cells` (a list of mappings)"
+                "a sweep varies something: give `axes` (dotted key: list of values) or `cells` (a list of mappings), "
+                "`paired` or `ablate`"
             )
             raise validation_error("SweepConfig", [(("axes",), message, self.axes)])
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_fit(self) -> Self:
+        errors = pair_errors(self.axes, self.paired)
+        if errors:
+            raise validation_error("SweepConfig", errors)
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_are_on_axes(self) -> Self:
+        stray = [key for key in self.when if key not in self.axes]
+        if stray:
+            errors = [(("when", key), unknown_name("axis", key, self.axes), self.when[key]) for key in stray]
+            raise validation_error("SweepConfig", errors)
         return self
 
     @property
@@ -115,7 +136,7 @@ class Sweep:
     config: SweepConfig
     document: Document
     text: str
-    """The file as it was written, before `--set`."""
+    """The whole sweep as one file, whatever it extends and `--set` changes: what MLflow keeps."""
 
     @property
     def file(self) -> str:
@@ -134,20 +155,47 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         ConfigError: with file, line, column, dotted path and what was expected.
     """
     text = read_text(path)
-    document = parse_yaml(text, str(path))
-    if "base" not in document.value and {"model", "task", "train"} & set(document.value):
-        message = "this file is a single run: run it with `titanlab train`, or put it under `base` and add `axes`"
-        raise ConfigError(document.problem((), message))
+    document = resolve_extends(parse_yaml(text, str(path)))
+    _refuse_run(document)
+    _refuse_other_version(document)
     in_sweep = [override for override in overrides if _first_key(override) in SweepConfig.model_fields]
     in_run = [override for override in overrides if override not in in_sweep]
-    document = apply_overrides(document, in_sweep, dotted_blocks=("axes", "baseline"))
+    document = apply_overrides(document, in_sweep, dotted_blocks=("axes", "when", "ablate", "baseline"))
     document = apply_overrides(document, in_run, root=("base",))
     try:
         config = SweepConfig.model_validate(document.value)
     except ValidationError as error:
         raise ConfigError(problems_of(error, document.locate)) from None
     _refuse_hidden_overrides(config, in_run, document)
-    return Sweep(config, document, text)
+    return Sweep(config, document, _resolved(document, text))
+
+
+def _refuse_run(document: Document) -> None:
+    stray = [key for key in document.value if key in ("model", "task", "train")]
+    if stray and "base" in document.value:
+        message = "belongs into `base`; to take a run from its file, write base: {extends: FILE}"
+        raise ConfigError(document.problem((stray[0],), message))
+    if stray:
+        message = "this file is a single run: run it with `titanlab train`, or put it under `base` and add `axes`"
+        raise ConfigError(document.problem((), message))
+
+
+def _refuse_other_version(document: Document) -> None:
+    """Before anything else: a file of another version has keys that this one cannot judge."""
+    version = document.value.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, bool) or version != SCHEMA_VERSION:
+        advice = "; update titanlab to read it" if isinstance(version, int) and version > SCHEMA_VERSION else ""
+        message = f"expected {SCHEMA_VERSION}, the version this titanlab reads, got {shown_value(version)}{advice}"
+        raise ConfigError(document.problem(("schema_version",), message))
+
+
+def _resolved(document: Document, text: str) -> str:
+    """The file's own text, comments and all, where it says everything; else what it comes to."""
+    sources = document.sources()
+    if sources <= {document.file}:
+        return text
+    listed = ", ".join(source if source.isprintable() else repr(source) for source in sorted(sources))
+    return f"# resolved from {listed}\n{yaml_text(document.value)}"
 
 
 def _first_key(override: str) -> str:
@@ -160,4 +208,8 @@ def _refuse_hidden_overrides(config: SweepConfig, overrides: Sequence[str], docu
         key = override.partition("=")[0].strip()
         if key in config.axes:
             message = f"'{key}' is varied by an axis: change the list itself, as in --set 'axes.{key}=[...]'"
-            raise ConfigError(document.problem(("base", *key.split(".")), message))
+        elif any(key in group for group in config.paired):
+            message = f"'{key}' is varied by `paired`: change the lists in the file"
+        else:
+            continue
+        raise ConfigError(document.problem(("base", *key_path(key)), message))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.errors import ConfigError
 from titanlab.platform.run_config import RunConfig
-from titanlab.sweeps.aims import Aim, Candidate, aim_of, find_baseline
-from titanlab.sweeps.grid import Point, base_run, design, settle, without
-from titanlab.sweeps.labels import variants
+from titanlab.sweeps.aims import Aim, Candidate, aim_of, find_baseline, references_of
+from titanlab.sweeps.design import Design, design
+from titanlab.sweeps.expansion import Expansion, Found, Refused, expand, problems_of_cells
+from titanlab.sweeps.grid import Runs, base_run
+from titanlab.sweeps.inequalities import inequalities
 from titanlab.sweeps.language import Resources, Sweep
-from titanlab.sweeps.sizes import Size, Sizes, UnbuildableError
-
-SHOWN_PROBLEMS = 20
+from titanlab.sweeps.references import Reference
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Cell:
     parameters: int
     memory_bytes: int
     """Bytes of memory state a sequence takes, over all layers."""
+    state_bytes: int | None
+    """Bytes of all state a sequence takes, keys and values included; None: a plug-in failed when it was counted."""
+    flops: float | None
+    """Floating-point operations a token of the forward pass; None: as above."""
     is_baseline: bool
 
 
@@ -54,7 +58,7 @@ class Plan:
     """The name as a folder."""
     file: str
     text: str
-    """The sweep file as it was written."""
+    """The whole sweep as one file."""
     cells: tuple[Cell, ...]
     """In written order, the grid before the explicit cells."""
     trials: tuple[Trial, ...]
@@ -65,7 +69,11 @@ class Plan:
     resources: Resources
     baseline: Cell | None
     notes: tuple[str, ...]
-    """What a reader should know: cells that turned out to be the same run."""
+    """What a reader should know: cells that turned out to be the same run, remarks of their memories."""
+    references: tuple[Reference, ...] = ()
+    """Published values to stand beside the sweep's own, each with its metric."""
+    refused: tuple[Refused, ...] = ()
+    """Cells that cannot run, of a `survey`; a plan that is run has none."""
 
     def cell(self, key: str) -> Cell:
         """The cell of a `cell_key`."""
@@ -73,8 +81,10 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        """`N trials (C cells x S seeds)`."""
-        return f"{len(self.trials)} trials ({len(self.cells)} cells x {len(self.seeds)} seeds)"
+        """`N trials (C cells x S seeds)`; a part of a sweep may leave out some seeds of some cells."""
+        full = len(self.trials) == len(self.cells) * len(self.seeds)
+        seeds = f" x {len(self.seeds)} seeds" if full else ""
+        return f"{len(self.trials)} trials ({len(self.cells)} cells{seeds})"
 
 
 def make_plan(sweep: Sweep) -> Plan:
@@ -83,19 +93,38 @@ def make_plan(sweep: Sweep) -> Plan:
     Raises:
         ConfigError: every distinct problem of any cell, with its place in the file.
     """
+    return require_runnable(survey(sweep))
+
+
+def require_runnable(plan: Plan) -> Plan:
+    """The plan, of which every cell can run.
+
+    Raises:
+        ConfigError: the problems of the cells that cannot.
+    """
+    if plan.refused:
+        raise ConfigError(problems_of_cells(plan.refused))
+    return plan
+
+
+def survey(sweep: Sweep) -> Plan:
+    """The plan of the cells that can run, with those that cannot as `refused`.
+
+    Raises:
+        ConfigError: what no cell is to blame for, or no cell can run.
+    """
     base = base_run(sweep)
-    points = design(sweep)
-    runs = _settled(sweep, base, points)
-    labels = variants([point.values() for point in points])
-    kept, notes = _distinct(points, runs, labels)
+    runs = Runs(sweep, base)
+    designed = design(sweep, runs)
+    expansion = expand(sweep, runs, designed.points)
+    kept = expansion.found
+    if not kept:
+        raise ConfigError(problems_of_cells(expansion.refused))
     aim = aim_of(sweep, [found.run for found in kept])
-    baseline = find_baseline(sweep, [Candidate(found.variant, found.run) for found in kept])
-    sizes = _sizes(sweep, base, kept)
+    baseline = _baseline(sweep, designed, expansion, runs)
     seeds = sweep.config.seeds or (base.train.seed,)
-    cells = tuple(
-        _cell(found, size, seeds, is_baseline=index == baseline)
-        for index, (found, size) in enumerate(zip(kept, sizes, strict=True))
-    )
+    cells = tuple(_cell(found, seeds, is_baseline=index == baseline) for index, found in enumerate(kept))
+    costs = [found.costs for found in kept]
     return Plan(
         name=sweep.config.name,
         id=sweep.config.id,
@@ -108,92 +137,42 @@ def make_plan(sweep: Sweep) -> Plan:
         objective=aim,
         resources=sweep.config.resources,
         baseline=None if baseline is None else cells[baseline],
-        notes=notes,
+        notes=(*designed.notes, *expansion.notes, *_remarks(kept), *inequalities(costs)),
+        references=references_of(sweep, [found.run for found in kept], aim),
+        refused=expansion.refused,
     )
 
 
-class _Found(NamedTuple):
-    """A distinct cell before it is sized."""
-
-    point: Point
-    run: RunConfig
-    key: str
-    variant: str
-
-
-def _settled(sweep: Sweep, base: RunConfig, points: list[Point]) -> list[RunConfig]:
-    runs, problems = [], _Problems()
-    for point in points:
-        try:
-            runs.append(settle(sweep, base, point))
-        except ConfigError as error:
-            for problem in error.problems:
-                problems.add(problem)
-    problems.raise_any()
-    return runs
+def _baseline(sweep: Sweep, designed: Design, expansion: Expansion, runs: Runs) -> int | None:
+    """The number of the baseline among the cells that can run."""
+    try:
+        if designed.baseline is None:
+            return find_baseline(sweep, [Candidate(found.variant, found.run) for found in expansion.found])
+        # What `ablate` varies is the baseline, whatever other cells share its settings.
+        key = runs.of(designed.baseline).cell_key
+        return next((index for index, found in enumerate(expansion.found) if found.key == key), None)
+    except ConfigError:
+        if expansion.refused:  # it may be one of those; their problems are told
+            return None
+        raise
 
 
-def _distinct(points: list[Point], runs: list[RunConfig], labels: list[str]) -> tuple[list[_Found], tuple[str, ...]]:
-    """Each different run once, and a note for every other one."""
-    found: dict[str, _Found] = {}
-    notes = []
-    for point, run, variant in zip(points, runs, labels, strict=True):
-        key = run.cell_key
-        first = found.setdefault(key, _Found(point, run, key, variant))
-        if first.point is not point:
-            notes.append(f"'{variant}' is the same run as '{first.variant}': planned once")
-    return list(found.values()), tuple(notes)
+def _remarks(kept: Sequence[Found]) -> list[str]:
+    """What the memories in use say of themselves, each sentence once."""
+    in_use = {id(found.run.model): found.run.model for found in kept if found.costs.memory_bytes}.values()
+    remarks = (block.memory.remark() for model in in_use for block in model.stack())
+    return list(dict.fromkeys(remark for remark in remarks if remark))
 
 
-def _sizes(sweep: Sweep, base: RunConfig, kept: list[_Found]) -> list[Size]:
-    counted, sizes, problems = Sizes(), [], _Problems()
-    for found in kept:
-        try:
-            sizes.append(counted.of(found.run))
-        except UnbuildableError as error:
-            place = _to_blame(sweep, base, found.point, counted)
-            message = f"the model cannot be built: {error} (first met in '{found.variant}')"
-            problems.add(sweep.document.problem(place, message), same_as=(place, str(error)))
-    problems.raise_any()
-    return sizes
-
-
-def _to_blame(sweep: Sweep, base: RunConfig, point: Point, counted: Sizes) -> tuple[str | int, ...]:
-    """The place of the setting without which the model could be built, else the base's model."""
-    for setting in reversed(point.settings):
-        try:
-            counted.of(settle(sweep, base, without(point, setting)))
-        except (ConfigError, UnbuildableError):
-            continue
-        return setting.place
-    return ("base", "model")
-
-
-def _cell(found: _Found, size: Size, seeds: tuple[int, ...], is_baseline: bool) -> Cell:
-    trials = []
+def _cell(found: Found, seeds: tuple[int, ...], is_baseline: bool) -> Cell:
+    trials, costs = [], found.costs
     for seed in seeds:
         name = f"{found.variant} seed={seed}"
         name = name if len(name) <= 200 else f"{name[:180]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        run = found.run.replace(name=name, train=found.run.train.replace(seed=seed))
+        train = found.run.train.model_copy(update={"seed": seed})  # both are checked: no need to validate again
+        run = found.run.model_copy(update={"name": name, "train": train})
         trials.append(Trial(run.key, found.key, seed, run))
-    return Cell(found.key, found.variant, found.point.values(), tuple(trials), *size, is_baseline)
-
-
-class _Problems:
-    """Collects each distinct problem once."""
-
-    def __init__(self) -> None:
-        self._found: dict[Hashable, Problem] = {}
-
-    def add(self, problem: Problem, same_as: Hashable = None) -> None:
-        """Keeps a problem whose `same_as` (by default its text) was not there yet."""
-        self._found.setdefault(same_as or str(problem), problem)
-
-    def raise_any(self) -> None:
-        """Raises what was collected, if anything was."""
-        problems = list(self._found.values())
-        if len(problems) > SHOWN_PROBLEMS:
-            more = f"and {len(problems) - SHOWN_PROBLEMS} more problems of this kind"
-            problems = [*problems[:SHOWN_PROBLEMS], Problem(more)]
-        if problems:
-            raise ConfigError(problems)
+    return Cell(
+        found.key, found.variant, found.point.values(), tuple(trials),
+        costs.parameters, costs.memory_bytes, costs.state_bytes, costs.flops, is_baseline,
+    )  # fmt: skip

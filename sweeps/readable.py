@@ -13,6 +13,16 @@ def readable_bytes(size: int) -> str:
     return f"{amount:.0f} {units[0]}" if amount >= 10 or units[0] == "B" else f"{amount:.1f} {units[0]}"
 
 
+def readable_count(number: float | None) -> str:
+    """`640`, `37 k`, `1.2 M`, `45 G`: two or three digits; nothing for one that is not known."""
+    if number is None:
+        return ""
+    units = ["", " k", " M", " G", " T"]
+    while number >= 999.5 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.0f}{units[0]}" if number >= 10 or not units[0] else f"{number:.1f}{units[0]}"
+
+
 def readable(value: float | None, digits: int = 4) -> str:
     """A measured number with `digits` significant digits, and nothing for one that is not there."""
     if value is None or math.isnan(value):
@@ -26,3 +36,13 @@ def readable(value: float | None, digits: int = 4) -> str:
 def readable_interval(low: float | None, high: float | None) -> str:
     """`[0.81, 0.93]`, or nothing."""
     return "" if low is None or high is None else f"[{readable(low, 3)}, {readable(high, 3)}]"
+
+
+def readable_signed(value: float, digits: int = 4) -> str:
+    """A difference with its sign."""
+    return f"{'+' if value > 0 else ''}{readable(value, digits)}"
+
+
+def readable_p(p: float) -> str:
+    """`= 0.031`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"

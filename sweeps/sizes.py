@@ -1,22 +1,13 @@
-"""Parameters and memory state of planned models, each distinct model built once and without storage."""
+"""What planned models cost, each distinct model built once and without storage."""
 
 from __future__ import annotations
 
 import traceback
-from typing import NamedTuple
+from collections.abc import Hashable
 
-from titanlab.platform.config import digest
+from titanlab.platform.costs import Costs, model_costs
 from titanlab.platform.errors import ConfigError
-from titanlab.platform.model import memory_state_size, meta_model, parameter_count
 from titanlab.platform.run_config import RunConfig
-
-
-class Size(NamedTuple):
-    """What a model takes."""
-
-    parameters: int
-    memory_bytes: int
-    """Bytes of memory state a sequence takes in float32, over all layers."""
 
 
 class UnbuildableError(Exception):
@@ -36,27 +27,26 @@ class Sizes:
     """Counts models by their settings; a model met again is not built again."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Size | UnbuildableError] = {}
+        self._known: dict[Hashable, Costs | UnbuildableError] = {}
 
-    def of(self, run: RunConfig) -> Size:
-        """The size of a run's model.
+    def of(self, run: RunConfig) -> Costs:
+        """What a run's model costs.
 
         Raises:
             UnbuildableError: the model cannot be built.
         """
-        key = digest([run.model.identity(), run.task.vocab_size])
+        key = (run.model.model_dump_json(), run.task.vocab_size, run.task.row_length)
         if key not in self._known:
             self._known[key] = _measure(run)
-        size = self._known[key]
-        if isinstance(size, UnbuildableError):
-            raise size
-        return size
+        costs = self._known[key]
+        if isinstance(costs, UnbuildableError):
+            raise costs
+        return costs
 
 
-def _measure(run: RunConfig) -> Size | UnbuildableError:
+def _measure(run: RunConfig) -> Costs | UnbuildableError:
     try:
-        model = meta_model(run.model, run.task.vocab_size)
-        return Size(parameter_count(model), memory_state_size(run.model, model))
+        return model_costs(run.model, run.task.vocab_size, run.task.row_length)
     except ConfigError as error:
         reason = "; ".join(problem.message for problem in error.problems)
         return UnbuildableError(reason, error.problems[0].path or "model")

@@ -1,32 +1,26 @@
-"""The numbers of a comparison: means over seeds, intervals, differences to the baseline, ranks.
-
-Intervals are 95 % of Student's t. The difference of two cells that ran with the same seeds is taken seed by seed
-(paired), which removes what the seeds share; otherwise it is Welch's interval (Welch, Biometrika 34, 1947).
-"""
+"""A comparison's numbers: every cell's mean, rank and verdict, every trial without a result, effects and fronts."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
 
-from titanlab.sweeps.aims import Aim
+from titanlab.platform.errors import CheckpointError
+from titanlab.sweeps.factors import Effects, NoEffectsError, effects_of
+from titanlab.sweeps.inference.comparisons import Comparison, Verdict, compare, correct, verdict
+from titanlab.sweeps.inference.intervals import Estimate, bootstrap_interval, estimate, mean_of
+from titanlab.sweeps.inference.ranking import Places, places
 from titanlab.sweeps.plan import Cell, Plan, Trial
-from titanlab.sweeps.trial_record import read_record
+from titanlab.sweeps.trial_record import is_training, read_record
 
-CONFIDENCE = 0.95
-
-Verdict: TypeAlias = Literal["baseline", "better", "worse", "too few seeds to tell", "no result", ""]
-
-
-class Estimate(NamedTuple):
-    """A mean with its interval; without an interval where one seed gives none."""
-
-    mean: float
-    low: float | None
-    high: float | None
+UNDECIDED = ("not begun", "stopped", "running")
+"""Trials that are on their way or that a further run completes; every other one without a result is lost."""
+EXACT = ("cost/parameters", "memory/state_bytes")
+"""Metrics that no seed changes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,8 @@ class Unfinished:
     trial: Trial
     variant: str
     status: str
-    """`not begun`, `stopped`, `diverged`, `out_of_memory`, `failed`, or `no KEY` for a result without the objective."""
+    """`not begun`, `stopped`, `running`, `diverged`, `out of memory`, `failed`, `damaged`, or `no finite KEY` for a
+    result without the objective."""
     reason: str = ""
 
 
@@ -47,17 +42,29 @@ class Row:
     cell: Cell
     values: dict[int, float]
     """The objective by seed, of the complete trials."""
-    estimate: Estimate | None
-    difference: Estimate | None
-    """To the baseline; None for the baseline, and without one."""
-    paired: bool
-    """Whether the difference was taken seed by seed."""
-    verdict: Verdict
-    rank: int | None
+    missing: dict[str, int]
+    """How many of its trials have no result, by status."""
+    metrics: dict[str, float]
+    """Means of all finite metrics of the complete trials."""
+    estimate: Estimate | None = None
+    bootstrap: tuple[float, float] | None = None
+    comparison: Comparison | None = None
+    """To the baseline; None for the baseline, without one, and without a common seed."""
+    verdict: Verdict = ""
+    rank: int | None = None
     """From 1, by the mean; None without a result."""
-    seconds: float | None
-    """Mean training time of a trial."""
-    tokens_per_second: float | None
+    places: Places | None = None
+    """The ranks that the intervals allow."""
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """The trials that ended without a result, by status; the mean is of the others only."""
+        return {status: count for status, count in self.missing.items() if status not in UNDECIDED}
+
+    @property
+    def lost_words(self) -> str:
+        """`2 of 5 diverged, 1 of 5 failed`, or nothing."""
+        return ", ".join(f"{count} of {len(self.cell.trials)} {status}" for status, count in self.lost.items())
 
 
 @dataclass(frozen=True)
@@ -67,43 +74,31 @@ class Summary:
     plan: Plan
     rows: tuple[Row, ...]
     """Best first; cells without a result at the end."""
-    unfinished: tuple[Unfinished, ...] = field(default=())
+    unfinished: tuple[Unfinished, ...] = ()
 
     @property
     def complete(self) -> int:
         """Number of trials with a result."""
         return len(self.plan.trials) - len(self.unfinished)
 
+    @property
+    def comparisons(self) -> int:
+        """Number of tests against the baseline, for which the p-values are corrected."""
+        return sum(row.comparison is not None and row.comparison.p is not None for row in self.rows)
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and t interval of independent measurements."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Estimate(mean, None, None)
-    half = _t_quantile(len(values) - 1) * math.sqrt(_variance(values) / len(values))
-    return Estimate(mean, mean - half, mean + half)
+    @property
+    def ranked(self) -> tuple[Row, ...]:
+        """The cells with a result."""
+        return tuple(row for row in self.rows if row.rank is not None)
 
-
-def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate:
-    """Mean and t interval of `values - baseline`, seed by seed; both hold the same seeds."""
-    return estimate([values[seed] - baseline[seed] for seed in sorted(values)])
-
-
-def welch_difference(values: Sequence[float], baseline: Sequence[float]) -> Estimate:
-    """Mean and Welch's interval of `values - baseline` for independent measurements of unequal variance."""
-    mean = math.fsum(values) / len(values) - math.fsum(baseline) / len(baseline)
-    if min(len(values), len(baseline)) < 2:
-        return Estimate(mean, None, None)
-    parts = [_variance(sample) / len(sample) for sample in (values, baseline)]
-    squared = sum(parts)
-    if squared == 0:
-        return Estimate(mean, mean, mean)
-    # The Welch-Satterthwaite degrees of freedom.
-    freedom = squared**2 / sum(
-        part**2 / (len(sample) - 1) for part, sample in zip(parts, (values, baseline), strict=True)
-    )
-    half = _t_quantile(freedom) * math.sqrt(squared)
-    return Estimate(mean, mean - half, mean + half)
+    @cached_property
+    def effects(self) -> Effects | str:
+        """What the axes of the full grid do on average, or why that cannot be said."""
+        values = {row.cell.key: row.values for row in self.rows}
+        try:
+            return effects_of(self.plan, values, [row.cell.key for row in self.rows if row.lost])
+        except NoEffectsError as error:
+            return str(error)
 
 
 def summarize(plan: Plan, trials: Path) -> Summary:
@@ -112,95 +107,88 @@ def summarize(plan: Plan, trials: Path) -> Summary:
     unfinished = []
     variants = {cell.key: cell.variant for cell in plan.cells}
     for trial in plan.trials:
-        record = read_record(trials / trial.key)
-        if record is None:
-            status, reason = "not begun", ""
-        elif record.status != "complete":
-            status, reason = record.status, record.reason
-        elif not math.isfinite(record.metrics.get(plan.objective.metric, math.nan)):
-            status, reason = f"no {plan.objective.metric}", "its result lacks the objective or is not finite"
+        metrics, status, reason = _result(trials / trial.key, plan.objective.metric)
+        if metrics is None:
+            unfinished.append(Unfinished(trial, variants[trial.cell_key], status, reason))
         else:
-            results[trial.key] = record.metrics
-            continue
-        unfinished.append(Unfinished(trial, variants[trial.cell_key], status, reason))
-    return Summary(plan, _ranked(plan, results), tuple(unfinished))
+            results[trial.key] = metrics
+    missing: dict[str, Counter[str]] = {cell.key: Counter() for cell in plan.cells}
+    for one in unfinished:
+        missing[one.trial.cell_key][one.status] += 1
+    rows = _ranked(plan, [_row(plan, cell, results, missing[cell.key]) for cell in plan.cells])
+    return Summary(plan, tuple(_compared(plan, rows)), tuple(unfinished))
 
 
-def _ranked(plan: Plan, results: Mapping[str, Mapping[str, float]]) -> tuple[Row, ...]:
-    metric = plan.objective.metric
-    values = {
-        cell.key: {trial.seed: results[trial.key][metric] for trial in cell.trials if trial.key in results}
-        for cell in plan.cells
-    }
-    sign = -1 if plan.objective.direction == "max" else 1
-    order = sorted(
-        plan.cells,
-        key=lambda cell: sign * estimate(list(values[cell.key].values())).mean if values[cell.key] else math.inf,
-    )
-    baseline = values[plan.baseline.key] if plan.baseline else {}
-    rows = []
-    for place, cell in enumerate(order, start=1):
-        own = [results[trial.key] for trial in cell.trials if trial.key in results]
-        rows.append(_row(plan.objective, cell, values[cell.key], baseline, own, place))
-    return tuple(rows)
+def _result(folder: Path, metric: str) -> tuple[Mapping[str, float] | None, str, str]:
+    """A trial's metrics, or None with its status and the reason."""
+    try:
+        record = read_record(folder)
+    except CheckpointError as error:
+        return None, "damaged", str(error)
+    if record is None:
+        return None, "not begun", ""
+    if record.status == "stopped" and is_training(folder):
+        return None, "running", ""
+    if record.status != "complete":
+        return None, record.status.replace("_", " "), record.reason
+    value = record.metrics.get(metric)
+    if value is None:
+        return None, f"no {metric}", "its result lacks the objective"
+    if not math.isfinite(value):
+        return None, f"no finite {metric}", f"it is {value}"
+    return record.metrics, "complete", ""
 
 
-def _row(
-    aim: Aim,
-    cell: Cell,
-    values: dict[int, float],
-    baseline: dict[int, float],
-    results: list[Mapping[str, float]],
-    place: int,
-) -> Row:
-    compared = bool(values and baseline) and not cell.is_baseline
-    paired = compared and values.keys() == baseline.keys()
-    difference = None
-    if compared:
-        difference = (
-            paired_difference(values, baseline)
-            if paired
-            else welch_difference(list(values.values()), list(baseline.values()))
-        )
+def _row(plan: Plan, cell: Cell, results: Mapping[str, Mapping[str, float]], missing: Mapping[str, int]) -> Row:
+    own = {trial.seed: results[trial.key] for trial in cell.trials if trial.key in results}
+    values = {seed: metrics[plan.objective.metric] for seed, metrics in own.items()}
+    sample = list(values.values())
     return Row(
         cell=cell,
         values=values,
-        estimate=estimate(list(values.values())) if values else None,
-        difference=difference,
-        paired=paired,
-        verdict=_verdict(aim, cell, values, difference),
-        rank=place if values else None,
-        seconds=_mean_of("cost/seconds", results),
-        tokens_per_second=_mean_of("cost/tokens_per_second", results),
+        missing=dict(missing),
+        metrics=_means(list(own.values())),
+        estimate=estimate(sample) if sample else None,
+        bootstrap=bootstrap_interval(sample),
+        verdict="" if sample else "no result",
     )
 
 
-def _verdict(aim: Aim, cell: Cell, values: Mapping[int, float], difference: Estimate | None) -> Verdict:
-    if not values:
-        return "no result"
-    if cell.is_baseline:
-        return "baseline"
-    if difference is None:
-        return ""
-    low, high = difference.low, difference.high
-    if low is None or high is None or low <= 0 <= high:
-        return "too few seeds to tell"
-    return "better" if (low > 0) == (aim.direction == "max") else "worse"
+def _ranked(plan: Plan, rows: Sequence[Row]) -> list[Row]:
+    more = plan.objective.direction == "max"
+    found = [(row.estimate, row) for row in rows if row.estimate is not None]
+    found.sort(key=lambda pair: -pair[0].mean if more else pair[0].mean)
+    allowed = places([measured for measured, _ in found], more)
+    ranked = [
+        replace(row, rank=rank, places=place)
+        for rank, ((_, row), place) in enumerate(zip(found, allowed, strict=True), start=1)
+    ]
+    return ranked + [row for row in rows if row.estimate is None]
 
 
-def _mean_of(metric: str, results: Sequence[Mapping[str, float]]) -> float | None:
-    found = [result[metric] for result in results if metric in result]
-    return math.fsum(found) / len(found) if found else None
+def _compared(plan: Plan, rows: Sequence[Row]) -> list[Row]:
+    baseline = next((row for row in rows if row.cell.is_baseline), None)
+    if baseline is None:
+        return list(rows)
+    exact = plan.objective.metric in EXACT
+    compared = correct([None if row is baseline else compare(row.values, baseline.values, exact=exact) for row in rows])
+    judged = []
+    for row, comparison in zip(rows, compared, strict=True):
+        found = row.verdict
+        if row is baseline and row.values:
+            found = "baseline"
+        elif comparison is not None:
+            found = verdict(comparison, plan.objective.direction)
+        elif row.values and baseline.values:
+            found = "too few seeds to tell"
+        judged.append(replace(row, comparison=comparison, verdict=found))
+    return judged
 
 
-def _variance(values: Sequence[float]) -> float:
-    """The unbiased estimate."""
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-
-
-def _t_quantile(freedom: float) -> float:
-    """The factor of a two-sided interval."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
+def _means(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for result in results:
+        for name, value in result.items():
+            if math.isfinite(value):
+                found.setdefault(name, []).append(value)
+    return {name: mean_of(values) for name, values in found.items()}

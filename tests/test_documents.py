@@ -12,15 +12,19 @@ from titanlab.sweeps.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(path for folder in ("sweeps", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.yaml"))
-BLOCKS = [
-    pytest.param(text, id=f"{document.name}-{number}")
+DOCUMENTS = {
+    document.name: re.findall(r"^```yaml\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
     for document in sorted((ROOT / "docs").rglob("*.md"))
-    for number, text in enumerate(re.findall(r"^```yaml\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL))
+}
+BLOCKS = [
+    pytest.param(name, text, id=f"{name}-{number}")
+    for name, texts in DOCUMENTS.items()
+    for number, text in enumerate(texts)
 ]
 
 
 def check(file: Path) -> None:
-    if "base" in read_yaml(file).value:
+    if {"base", "axes"} & set(read_yaml(file).value):
         assert make_plan(load_sweep(file)).trials
     else:
         load_config(file)
@@ -31,7 +35,10 @@ def test_a_file_that_comes_with_titanlab_plans(file: Path) -> None:
     check(file)
 
 
-@pytest.mark.parametrize("text", BLOCKS)
-def test_a_block_of_the_documents_plans(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("document, text", BLOCKS)
+def test_a_block_of_the_documents_plans(document: str, text: str, tmp_path: Path) -> None:
+    for other in DOCUMENTS[document]:
+        if name := re.match(r"# (\w+\.yaml)\n", other):  # a block that others of its document extend
+            (tmp_path / name[1]).write_text(other)
     (tmp_path / "block.yaml").write_text(text)
     check(tmp_path / "block.yaml")

@@ -15,3 +15,5 @@ def test_what_to_do_next_repeats_the_options_that_the_sweep_was_run_with() -> No
     ]
     plain = NextCommands("s.yaml", (), (), DEFAULT_STORE)
     assert plain.lines()[1] == "compare in MLflow:  titanlab ui s.yaml"
+    part = NextCommands("s.yaml", (), (), DEFAULT_STORE, "train.clip == 1")
+    assert part.run() == "titanlab sweep run s.yaml --only 'train.clip == 1'"

@@ -59,7 +59,7 @@ def test_titanlab_commands_run_in_order(folder: Path) -> None:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             if " plan " in command:
                 assert done.stdout.splitlines()[-1] == "10 trials (5 cells x 2 seeds)"
-    assert (folder / "titanlab-store/sweeps/my-ablation/report/report.png").stat().st_size > 10_000
+    assert (folder / "titanlab-store/sweeps/my-ablation/report/comparison.png").stat().st_size > 10_000
     assert len(list((folder / "titanlab-store/sweeps/mine/trials").iterdir())) == 6
     _check_that_the_link_is_served(folder)
 

@@ -93,8 +93,8 @@ def test_parameters_and_memory_are_those_of_the_model_that_would_train(tmp_path:
 
 def test_each_distinct_model_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[Any] = []
-    real = sizes.meta_model
-    monkeypatch.setattr(sizes, "meta_model", lambda *arguments: built.append(arguments) or real(*arguments))
+    real = sizes.model_costs
+    monkeypatch.setattr(sizes, "model_costs", lambda *arguments: built.append(arguments) or real(*arguments))
     made = plan(tmp_path, axes={"model.memory.depth": [1, 2], "train.clip": [1.0, 2.0, 3.0]}, seeds=4)
     assert len(made.trials) == 24 and len(built) == 2
 

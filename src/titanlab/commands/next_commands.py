@@ -22,6 +22,7 @@ class NextCommands:
     overrides: tuple[str, ...]
     plugins: tuple[str, ...]
     store: Path
+    only: str | None = None
 
     def run(self, *options: str) -> str:
         """The same command again."""
@@ -36,7 +37,8 @@ class NextCommands:
         return [f"rank the variants:  {shlex.join(report)}", f"compare in MLflow:  {shlex.join(ui)}"]
 
     def _sweep(self) -> list[str]:
-        return [self.file, *given("--set", *self.overrides), *given("--plugin", *self.plugins), *self._where()]
+        part = given("--only", self.only)
+        return [self.file, *given("--set", *self.overrides), *given("--plugin", *self.plugins), *part, *self._where()]
 
     def _where(self) -> list[str]:
         return [] if self.store == DEFAULT_STORE else ["--store", str(self.store)]

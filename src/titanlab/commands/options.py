@@ -21,15 +21,21 @@ Plugins: TypeAlias = Annotated[
         "--plugin", metavar="FILE|MODULE", help="FILE.py or package.module with memories, architectures or tasks."
     ),
 ]
+Only: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--only", help="Only trials that fulfil it: 'model.memory.depth == 2'.", metavar="CONDITION"),
+]
 StoreFolder: TypeAlias = Annotated[Path, typer.Option(help="The folder of results.")]
 
 
-def load_plan(file: str, overrides: Sequence[str] | None, plugins: Sequence[str] | None) -> Plan:
-    """The plan of a sweep file, its plug-ins loaded first."""
+def load_plan(
+    file: str, overrides: Sequence[str] | None, plugins: Sequence[str] | None, only: str | None = None
+) -> Plan:
+    """The plan of a sweep file, or of a part of it, its plug-ins loaded first."""
     from titanlab.platform.plugins import load_plugin
     from titanlab.sweeps.language import load_sweep
-    from titanlab.sweeps.plan import make_plan
+    from titanlab.sweeps.part import plan_part
 
     for target in plugins or ():
         load_plugin(target)
-    return make_plan(load_sweep(file, overrides or ()))
+    return plan_part(load_sweep(file, overrides or ()), only)

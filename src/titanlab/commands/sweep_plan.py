@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from titanlab.commands.options import Overrides, Plugins, SweepFile, load_plan
+from titanlab.commands.options import Only, Overrides, Plugins, SweepFile
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
+    from titanlab.sweeps.language import Sweep
     from titanlab.sweeps.plan import Plan
 
 
@@ -19,54 +20,88 @@ def plan(
     file: SweepFile,
     overrides: Overrides = None,
     plugins: Plugins = None,
+    only: Only = None,
     store: Annotated[Path, typer.Option(help="The folder of results, to see what is done already.")] = Path(
         "titanlab-store"
     ),
+    csv: Annotated[
+        str | None, typer.Option("--csv", metavar="FILE|-", help="Write every trial as CSV; `-`: to the screen alone.")
+    ] = None,
+    show_sources: Annotated[
+        bool, typer.Option("--sources", help="Show where each value was written: file and line, or the option.")
+    ] = False,
 ) -> None:
-    """List every trial of a sweep with its parameters and memory state; runs nothing and writes nothing."""
+    """List every trial of a sweep with what its model costs; trains nothing and writes nothing but the CSV."""
     import sys
 
     from rich.console import Console
 
+    from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
+    from titanlab.sweeps.language import load_sweep
+    from titanlab.sweeps.part import survey_part
+    from titanlab.sweeps.plan import require_runnable
+    from titanlab.sweeps.plan_table import plan_csv
 
-    planned = load_plan(file, overrides, plugins)
+    for target in plugins or ():
+        load_plugin(target)
+    sweep = load_sweep(file, overrides or ())
+    planned = survey_part(sweep, only)
+    states = _states(planned, open_store(store).sweep(planned.id) / "trials")
     wide = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
     console = Console(soft_wrap=True, markup=False, highlight=False, width=wide)
-    console.print(_table(planned, _states(planned, open_store(store).sweep(planned.id) / "trials")))
-    for note in planned.notes:
-        console.print(f"note: {note}")
-    if planned.baseline is not None:
-        console.print(f"baseline: {planned.baseline.variant}")
-    console.print(f"objective: {planned.objective.metric}, {planned.objective.direction}")
-    console.print(f"a trial takes {planned.resources.cpu:g} CPU and {planned.resources.gpu:g} GPU")
-    console.print(planned.summary)
+    if csv == "-":
+        sys.stdout.write(plan_csv(planned, states))
+    else:
+        if show_sources:
+            _show_sources(console, sweep)
+        _show(console, planned, states)
+        if csv is not None:
+            _write(csv, plan_csv(planned, states))
+            console.print(f"saved: {csv}")
+    require_runnable(planned)
 
 
 def _states(planned: Plan, folder: Path) -> dict[str, str]:
     """How each trial stands in the store, by its key; empty for one that was never begun."""
     from titanlab.sweeps.trial_record import read_record
 
+    if not folder.is_dir():
+        return {}
     records = {trial.key: read_record(folder / trial.key) for trial in planned.trials}
     return {key: record.status for key, record in records.items() if record is not None}
 
 
-def _table(planned: Plan, states: dict[str, str]) -> Table:
-    from rich.table import Table
+def _show_sources(console: Console, sweep: Sweep) -> None:
+    from titanlab.sweeps.sources import sources
 
-    from titanlab.sweeps.readable import readable_bytes
+    for source in sources(sweep.document):
+        console.print(f"{source.place}: {source.key} = {source.value}")
 
-    table = Table(title=planned.name, title_justify="left")
-    table.add_column("variant", overflow="fold")
-    for heading in ("seed", "parameters", "memory state"):
-        table.add_column(heading, justify="right")
-    table.add_column("key")
-    if states:
-        table.add_column("state")
-    cells = {cell.key: cell for cell in planned.cells}
-    for trial in planned.trials:
-        cell = cells[trial.cell_key]
-        sizes = (f"{cell.parameters:,}", readable_bytes(cell.memory_bytes))
-        state = (states.get(trial.key, "planned"),) if states else ()
-        table.add_row(cell.variant, str(trial.seed), *sizes, trial.key, *state)
-    return table
+
+def _show(console: Console, planned: Plan, states: dict[str, str]) -> None:
+    from titanlab.sweeps.plan_table import LARGEST_TABLE, note_lines, overview, trial_table
+
+    large = len(planned.trials) > LARGEST_TABLE
+    console.print(overview(planned, states) if large else trial_table(planned, states))
+    for line in note_lines(planned):
+        console.print(line)
+    if planned.baseline is not None:
+        console.print(f"baseline: {planned.baseline.variant}")
+    console.print(f"objective: {planned.objective.metric}, {planned.objective.direction}")
+    console.print(f"a trial takes {planned.resources.cpu:g} CPU and {planned.resources.gpu:g} GPU")
+    if large:
+        console.print("every trial: --csv FILE, or --csv - for the screen")
+    if planned.refused:
+        console.print(f"{len(planned.refused)} more cells cannot run")
+    console.print(planned.summary)
+
+
+def _write(file: str, text: str) -> None:
+    from titanlab.platform.errors import ConfigError, Location, Problem
+
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(Problem(f"cannot be written: {reason}", "", Location(f"--csv {file!r}"))) from None

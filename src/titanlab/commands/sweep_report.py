@@ -5,29 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titanlab.commands.options import Overrides, Plugins, StoreFolder, SweepFile, load_plan
+from titanlab.commands.options import Only, Overrides, Plugins, StoreFolder, SweepFile, load_plan
 
 if TYPE_CHECKING:
     from titanlab.platform.tracking.store import Store
+
+SHOWN_TRIALS = 20
+LONGEST = 180
 
 
 def report(
     file: SweepFile,
     overrides: Overrides = None,
     plugins: Plugins = None,
+    only: Only = None,
     store: StoreFolder = Path("titanlab-store"),
 ) -> None:
-    """Compare a sweep's cells: print the table, save Markdown, CSV and a picture, log them on the sweep's run."""
+    """Compare a sweep's cells: who won and how sure that is; saves a page, pictures and tables, and logs them."""
     import sys
 
     from rich.console import Console
 
     from titanlab.platform.errors import ConfigError, Problem
     from titanlab.platform.tracking.store import open_store
-    from titanlab.sweeps.report import remarks, table, write_report
+    from titanlab.sweeps.conclusion import conclusion, unfinished_lines
+    from titanlab.sweeps.report import write_report
+    from titanlab.sweeps.report_markdown import first
+    from titanlab.sweeps.report_table import leading_rows, left_out, terminal_table
     from titanlab.sweeps.summary import summarize
 
-    plan = load_plan(file, overrides, plugins)
+    plan = load_plan(file, overrides, plugins, only)
     place = open_store(store)
     folder = place.sweep(plan.id)
     if not folder.is_dir():
@@ -42,12 +49,20 @@ def report(
         )
     wide = None if sys.stdout.isatty() else 200  # a file or a pipe has no width of its own
     console = Console(soft_wrap=True, markup=False, highlight=False, width=wide)
-    console.print(table(summary))
-    for line in remarks(summary):
+    written = write_report(summary, folder / "trials", folder / "report")
+    console.print(terminal_table(summary, console.width))
+    lines = [left_out(summary, leading_rows(summary))]
+    lines += [_shortened(line) for line in first(unfinished_lines(summary), SHOWN_TRIALS)]
+    lines += [f"warning: {line}" for line in written.warnings]
+    for line in filter(None, [*lines, *conclusion(summary)]):
         console.print(line)
-    files = write_report(summary, folder / "trials", folder / "report")
-    console.print(f"saved: {', '.join(str(path) for path in files)}")
-    console.print(_log(place, folder, files))
+    console.print(f"open: {written.page}")
+    console.print(f"saved: {', '.join(sorted(path.name for path in written.files))} in {folder / 'report'}")
+    console.print(_log(place, folder, written.files))
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def _log(place: Store, folder: Path, files: list[Path]) -> str:

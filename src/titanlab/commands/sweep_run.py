@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from titanlab.commands.next_commands import DEFAULT_STORE, NextCommands, given
-from titanlab.commands.options import Overrides, Plugins, StoreFolder, SweepFile
+from titanlab.commands.options import Only, Overrides, Plugins, StoreFolder, SweepFile
 
 if TYPE_CHECKING:
     from titanlab.sweeps.run import SweepResult
@@ -23,6 +23,7 @@ def run(
     file: SweepFile,
     overrides: Overrides = None,
     plugins: Plugins = None,
+    only: Only = None,
     store: StoreFolder = DEFAULT_STORE,
     tracking_uri: Annotated[
         str | None, typer.Option(help="An MLflow server instead of the store's own database.")
@@ -40,7 +41,8 @@ def run(
     from titanlab.platform.tracking.store import open_store
     from titanlab.sweeps.language import load_sweep
     from titanlab.sweeps.local_executor import LocalExecutor
-    from titanlab.sweeps.plan import make_plan
+    from titanlab.sweeps.part import plan_part
+    from titanlab.sweeps.plan_table import note_lines
     from titanlab.sweeps.ray_executor import RayExecutor
     from titanlab.sweeps.run import run_sweep
 
@@ -50,12 +52,12 @@ def run(
         )
     loaded = [load_plugin(target) for target in plugins or ()]
     sweep = load_sweep(file, overrides or ())
-    plan = make_plan(sweep)
+    plan = plan_part(sweep, only)
     place = open_store(store, tracking_uri)
     chosen = RayExecutor(ray_address) if executor is ExecutorName.RAY else LocalExecutor()
     console = Console(file=sys.stdout)
-    for note in plan.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    for line in note_lines(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{plan.summary}, into {place.root}", markup=False, highlight=False, soft_wrap=True)
     try:
         result = run_sweep(plan, place, chosen, loaded, console)
@@ -63,7 +65,7 @@ def run(
         raise sweep.document.located(error) from None
     how = [*given("--tracking-uri", tracking_uri), *given("--ray-address", ray_address)]
     how += [] if executor is ExecutorName.RAY else ["--executor", executor.value]
-    following = NextCommands(file, tuple(overrides or ()), tuple(plugins or ()), store)
+    following = NextCommands(file, tuple(overrides or ()), tuple(plugins or ()), store, only)
     for line in [*_summary(result, following.run(*how)), *following.lines()]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from titanlab.commands.options import Overrides, Plugins, StoreFolder, SweepFile, load_plan
+from titanlab.commands.options import Only, Overrides, Plugins, StoreFolder, SweepFile, load_plan
 
 
 def status(
     file: SweepFile,
     overrides: Overrides = None,
     plugins: Plugins = None,
+    only: Only = None,
     store: StoreFolder = Path("titanlab-store"),
 ) -> None:
     """Show how far each trial of a sweep is, also while it runs."""
@@ -18,7 +19,7 @@ def status(
     from titanlab.sweeps.live_table import trial_table
     from titanlab.sweeps.progress import Progress, failures
 
-    plan = load_plan(file, overrides, plugins)
+    plan = load_plan(file, overrides, plugins, only)
     place = open_store(store)
     progress = Progress(plan, {trial.key: place.trial(plan.id, trial.key) for trial in plan.trials})
     progress.look_at_disk()

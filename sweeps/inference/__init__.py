@@ -1,0 +1,1 @@
+"""What can be said of measurements over seeds, and how sure it is."""
