@@ -14,10 +14,11 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
-from titanlab.platform.architecture import ARCHITECTURES, Architecture
+from titanlab.platform.architecture import Architecture
 from titanlab.platform.errors import PluginError
-from titanlab.platform.memory import MEMORY_MODULES, MemoryModule
-from titanlab.platform.task import TASKS, Task
+from titanlab.platform.memory import MemoryModule
+from titanlab.platform.registry import withdraw_everywhere
+from titanlab.platform.task import Task
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,7 @@ def _import(target: str) -> types.ModuleType:
 def _forget(module: str) -> None:
     """A failed plug-in leaves nothing behind: mended, it can be loaded again in the same process."""
     sys.modules.pop(module, None)
-    for registry in (MEMORY_MODULES, ARCHITECTURES, TASKS):
-        registry.withdraw(module)
+    withdraw_everywhere(module)
 
 
 def _refuse_unfinished_classes(module: types.ModuleType, file: str) -> None:

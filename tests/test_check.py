@@ -161,6 +161,6 @@ def test_a_target_that_names_nothing_is_refused(titanlab: Callable[..., Any]) ->
     assert code == 2 and "did you mean 'titans'?" in err and "FILE.py or package.module" in err
     Path("empty.py").write_text("x = 1\n")
     code, _, err = titanlab("check", "empty.py")
-    assert code == 2 and "empty.py registers no memory and no architecture" in err
+    assert code == 2 and "empty.py registers no memory, inner model or architecture" in err
     code, _, err = titanlab("check", "absent.py")
     assert code == 2 and "cannot be read" in err

@@ -35,6 +35,8 @@ def test_the_wheel_holds_every_source_and_sweep(unpacked: Path) -> None:
         wanted = {path.relative_to(ROOT) for kind in ("*.py", "*.yaml") for path in (ROOT / layer).rglob(kind)}
         held = {path.relative_to(unpacked / "titanlab") for path in (unpacked / "titanlab" / layer).rglob("*.*")}
         assert wanted <= held, sorted(map(str, wanted - held))
+    templates = {path.name for path in (ROOT / "src/titanlab/templates").glob("*.*")}
+    assert templates and templates == {path.name for path in (unpacked / "titanlab/templates").glob("*.*")}
     assert (unpacked / "titanlab/py.typed").is_file()
     assert not any(path.is_symlink() for path in unpacked.rglob("*"))
 

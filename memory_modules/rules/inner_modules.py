@@ -35,8 +35,9 @@ def places(module: nn.Module) -> dict[str, str]:
     names: dict[int, str] = {}
     found = {}
     for prefix, part in module.named_modules():
-        own = (*part.named_parameters(prefix, recurse=False), *part.named_buffers(prefix, recurse=False))
-        found.update({place: names.setdefault(id(tensor), place) for place, tensor in own})
+        for each in (part.named_parameters, part.named_buffers):
+            own = each(prefix, recurse=False, remove_duplicate=False)
+            found.update({place: names.setdefault(id(tensor), place) for place, tensor in own})
     return found
 
 

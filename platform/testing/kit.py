@@ -14,6 +14,7 @@ from torch import nn
 
 from titanlab.platform.architecture import ArchitectureConfig
 from titanlab.platform.config import Config, problems_of
+from titanlab.platform.debugging import NonFiniteError, debug
 from titanlab.platform.memory import MemoryConfig
 from titanlab.platform.testing import cutting, independence, interface, learning, moves
 from titanlab.platform.testing.probe import ProbeConfig
@@ -98,7 +99,7 @@ def _report(
         return Report(name, (_without_defaults(error),))
     subject = Subject(shortened(declared) if isinstance(target, type) else declared, build, declared)
     outcomes: list[Outcome] = []
-    with _undisturbed():
+    with _undisturbed(), debug():
         end = time.monotonic() + seconds
         for check in checks:
             reason = _reason_to_skip(outcomes, end, seconds)
@@ -119,6 +120,8 @@ def _outcome(check: Check, subject: Subject) -> Outcome:
         remark, came = check.run(subject), ""
     except Unmet as error:
         remark, came = "", str(error)
+    except NonFiniteError as error:
+        remark, came = "", f"NaN or infinity: {error}"
     except Exception as error:  # whatever a module raises is a finding about the module
         remark, came = "", _raised(error)
     seconds = time.monotonic() - began

@@ -4,7 +4,18 @@ import sys
 
 import typer
 
-from titanlab.commands import check, list_registered, sweep_plan, sweep_report, sweep_run, sweep_status, train, ui
+from titanlab.commands import (
+    check,
+    list_registered,
+    new,
+    sweep_plan,
+    sweep_report,
+    sweep_run,
+    sweep_schema,
+    sweep_status,
+    train,
+    ui,
+)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -23,7 +34,9 @@ sweep.command("plan", short_help="List every trial with its parameters and memor
 sweep.command("run", short_help="Run what is not complete yet.")(sweep_run.run)
 sweep.command("report", short_help="Compare the cells: a table, Markdown, CSV and a picture.")(sweep_report.report)
 sweep.command("status", short_help="Show how far each trial is.")(sweep_status.status)
+sweep.command("schema", short_help="Print the JSON schema of a sweep file, for editors.")(sweep_schema.schema)
 app.command("check", short_help="Check that a memory or an architecture keeps its promises.")(check.check)
+app.command("new", short_help="Begin a memory, an architecture or a task of your own: a plug-in that works.")(new.new)
 app.command("list", short_help="Show what a configuration can name, and its settings.")(list_registered.list_registered)
 app.command("ui", short_help="Serve MLflow and print the link that shows a sweep's trials.")(ui.ui)
 

@@ -22,7 +22,8 @@ FAILED = 1
 
 def check(
     target: Annotated[
-        str, typer.Argument(help="A memory or architecture by name, or FILE.py or package.module: all it registers.")
+        str,
+        typer.Argument(help="A memory, inner model or architecture by name; or FILE.py or package.module: all of it."),
     ],
     plugins: Annotated[
         list[str] | None, typer.Option("--plugin", help="FILE.py or package.module; may be given again.")
@@ -34,7 +35,6 @@ def check(
     from rich.console import Console
 
     from titanlab.platform.plugins import load_plugin
-    from titanlab.platform.testing import check_architecture, check_memory_module
 
     for plugin in plugins or ():
         load_plugin(plugin)
@@ -42,11 +42,22 @@ def check(
     console = Console(soft_wrap=True, markup=False, highlight=False, width=wide)
     reports = []
     for (registry, _), kind in _chosen(target).items():
-        checked: Any = check_memory_module if registry == "memory_modules" else check_architecture
-        reports.append(checked(kind))
+        reports.append(_report(registry, kind))
         _show(reports[-1], registry, console)
     if not all(report.passed for report in reports):
         raise typer.Exit(FAILED)
+
+
+def _report(registry: str, kind: Any) -> Report:
+    """The checks of one kind; of an inner model, as the memory that it makes."""
+    from dataclasses import replace
+
+    from titanlab.memory_modules.module import ModuleMemoryConfig
+    from titanlab.platform.testing import check_architecture, check_memory_module
+
+    if registry == "inner_models":
+        return replace(check_memory_module(ModuleMemoryConfig(inner=kind(), chunk_size=4)), name=kind.type_name)
+    return (check_memory_module if registry == "memory_modules" else check_architecture)(kind)
 
 
 def _chosen(target: str) -> Kinds:
@@ -59,7 +70,8 @@ def _chosen(target: str) -> Kinds:
         plugin = load_plugin(target)
         chosen = {key: kind for key, kind in _registered().items() if key not in before or _is_from(kind, plugin)}
         if not chosen:
-            raise ConfigError(Problem(f"{target} registers no memory and no architecture: there is nothing to check"))
+            message = f"{target} registers no memory, inner model or architecture: there is nothing to check"
+            raise ConfigError(Problem(message))
         return chosen
     chosen = {(registry.kind, target): registry[target] for registry in _registries() if target in registry}
     if not chosen:
@@ -73,10 +85,11 @@ def _registered() -> Kinds:
 
 
 def _registries() -> tuple[Any, ...]:
+    from titanlab.memory_modules.inner_model import INNER_MODELS
     from titanlab.platform.architecture import ARCHITECTURES
     from titanlab.platform.memory import MEMORY_MODULES
 
-    return MEMORY_MODULES, ARCHITECTURES
+    return MEMORY_MODULES, INNER_MODELS, ARCHITECTURES
 
 
 def _is_from(kind: type[Config], plugin: Plugin) -> bool:

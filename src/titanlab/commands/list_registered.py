@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def list_registered(
-    kind: Annotated[str | None, typer.Argument(help="memory_modules, architectures or tasks.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="memory_modules, inner_models, architectures or tasks.")] = None,
     name: Annotated[str | None, typer.Argument(help="An entry, to see its settings.")] = None,
     plugin: Annotated[
         list[str] | None, typer.Option(metavar="FILE|MODULE", help="Your own; may be given again.")
@@ -45,11 +45,12 @@ def list_registered(
 
 
 def _registries() -> dict[str, AnyRegistry]:
+    from titanlab.memory_modules.inner_model import INNER_MODELS
     from titanlab.platform.architecture import ARCHITECTURES
     from titanlab.platform.memory import MEMORY_MODULES
     from titanlab.platform.task import TASKS
 
-    return {registry.kind: registry for registry in (MEMORY_MODULES, ARCHITECTURES, TASKS)}
+    return {registry.kind: registry for registry in (MEMORY_MODULES, INNER_MODELS, ARCHITECTURES, TASKS)}
 
 
 def _show_registry(registry: AnyRegistry) -> None:
@@ -88,9 +89,12 @@ def _show_fields(cls: type[Config], indent: str) -> None:
 
 def _default(field: FieldInfo) -> str:
     """As YAML writes it."""
+    from titanlab.platform.config import Config
+
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
+    value = value.settings() if isinstance(value, Config) else value
     return f"default {value if value and isinstance(value, str) else json.dumps(value, default=str)}"
 
 
