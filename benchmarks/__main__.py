@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("command_line_start", "rule_on_cpu", "rules_on_cpu", "sweep_overhead")
+BENCHMARKS = ("command_line_start", "rule_on_cpu", "rules_on_cpu", "sweep_overhead", "sweep_scale")
 
 
 def main() -> None:

@@ -73,7 +73,8 @@ def plain(folder: Path) -> float:
     model = config.model.build(task.vocab_size)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(settings.beta1, settings.beta2), foreach=True)
     batches = task.train_batches(settings.seed, settings.batch_size)
-    for step in range(1, settings.steps + 1):
+    steps = settings.steps or 0
+    for step in range(1, steps + 1):
         batch = next(batches)
         logits, _ = model(batch.ids)
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
@@ -82,7 +83,7 @@ def plain(folder: Path) -> float:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
+            group["lr"] = learning_rate(step, steps, settings)
         optimizer.step()
         last = loss.item()
     with torch.no_grad():
