@@ -21,6 +21,14 @@ class LmmConfig(ArchitectureConfig):
     def build(self, dim: int, memory: MemoryConfig) -> Lmm:
         return Lmm(dim, self, memory)
 
+    def flops(self, dim: int, memory: MemoryConfig, length: int) -> float:
+        """The memory's, for the persistent tokens too."""
+        return memory.flops(dim) * (length + self.persistent) / length
+
+    def state_size(self, dim: int, memory: MemoryConfig, length: int) -> int:
+        """The memory's."""
+        return memory.state_size(dim)
+
 
 class Lmm(Architecture):
     """y = x + M(norm(x)), the memory M having seen the persistent tokens first.

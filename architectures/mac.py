@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from titanlab.architectures.attention.costs import attention_flops, key_value_bytes, mean_segment
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import SegmentAttention
 from titanlab.architectures.persistent import PersistentTokens
@@ -29,6 +30,27 @@ class MacConfig(ArchitectureConfig):
 
     def build(self, dim: int, memory: MemoryConfig) -> Mac:
         return Mac(dim, self, memory)
+
+    def flops(self, dim: int, memory: MemoryConfig, length: int) -> float:
+        """The memory's read and write, and attention within segments: two keys a token, so 12 dim^2 + 4 w times twice
+        the mean place in the segment; persistent tokens are projected once a segment."""
+        return (
+            memory.read_flops(dim)
+            + memory.flops(dim)
+            + attention_flops(
+                dim,
+                self.heads,
+                keys=2 * mean_segment(self.segment, length),
+                persistent=self.persistent,
+                prefixes_a_token=-(-length // self.segment) / length,
+                keys_a_token=2,
+            )
+        )
+
+    def state_size(self, dim: int, memory: MemoryConfig, length: int) -> int:
+        """The memory's twice, now and at the segment's start, and two keys and values a token of a segment that is
+        about to end."""
+        return 2 * memory.state_size(dim) + key_value_bytes(dim, 2 * min(self.segment - 1, length))
 
 
 class MacState(NamedTuple):

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from titanlab.architectures.attention.costs import attention_flops, key_value_bytes, mean_window
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import WindowAttention
 from titanlab.architectures.persistent import PersistentTokens, write_first
@@ -29,6 +30,17 @@ class MagConfig(ArchitectureConfig):
 
     def build(self, dim: int, memory: MemoryConfig) -> Mag:
         return Mag(dim, self, memory)
+
+    def flops(self, dim: int, memory: MemoryConfig, length: int) -> float:
+        """The memory's, for the persistent tokens too, and the window's: 8 dim^2 + 4 w times its mean length."""
+        attention = attention_flops(
+            dim, self.heads, mean_window(self.window, length), persistent=self.persistent, prefixes_a_token=1 / length
+        )
+        return memory.flops(dim) * (length + self.persistent) / length + attention
+
+    def state_size(self, dim: int, memory: MemoryConfig, length: int) -> int:
+        """The memory's, and keys and values of the window - 1 tokens before the next one."""
+        return memory.state_size(dim) + key_value_bytes(dim, min(self.window - 1, length))
 
 
 class MagState(NamedTuple):

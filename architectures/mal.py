@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pydantic import Field
 from torch import nn
 
+from titanlab.architectures.attention.costs import FLOAT32, attention_flops, key_value_bytes, mean_window
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import WindowAttention
 from titanlab.architectures.persistent import PersistentTokens, write_first
@@ -28,6 +29,18 @@ class MalConfig(ArchitectureConfig):
 
     def build(self, dim: int, memory: MemoryConfig) -> Mal:
         return Mal(dim, self, memory)
+
+    def flops(self, dim: int, memory: MemoryConfig, length: int) -> float:
+        """The memory's, for the persistent tokens too, and the window's: 8 dim^2 + 4 w times its mean length."""
+        attention = attention_flops(
+            dim, self.heads, mean_window(self.window, length), persistent=self.persistent, prefixes_a_token=1 / length
+        )
+        return memory.flops(dim) * (length + self.persistent) / length + attention
+
+    def state_size(self, dim: int, memory: MemoryConfig, length: int) -> int:
+        """The memory's, its answers to the persistent tokens, and keys and values of the window - 1 last tokens."""
+        window = key_value_bytes(dim, min(self.window - 1, length))
+        return memory.state_size(dim) + self.persistent * dim * FLOAT32 + window
 
 
 class MalState(NamedTuple):

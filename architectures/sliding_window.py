@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import nn
 
+from titanlab.architectures.attention.costs import attention_flops, key_value_bytes, mean_window
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import WindowAttention
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
@@ -23,6 +24,14 @@ class SlidingWindowConfig(ArchitectureConfig):
 
     def build(self, dim: int, memory: MemoryConfig) -> SlidingWindow:
         return SlidingWindow(dim, self)
+
+    def flops(self, dim: int, memory: MemoryConfig, length: int) -> float:
+        """8 dim^2 + 4 dim times the mean of min(t + 1, window)."""
+        return attention_flops(dim, self.heads, keys=mean_window(self.window, length))
+
+    def state_size(self, dim: int, memory: MemoryConfig, length: int) -> int:
+        """Keys and values of the window - 1 tokens before the next one."""
+        return key_value_bytes(dim, min(self.window - 1, length))
 
 
 class SlidingWindow(Architecture):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import nn
 
+from titanlab.architectures.attention.costs import attention_flops, key_value_bytes
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import CausalAttention
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
@@ -21,6 +22,14 @@ class TransformerConfig(ArchitectureConfig):
 
     def build(self, dim: int, memory: MemoryConfig) -> Transformer:
         return Transformer(dim, self)
+
+    def flops(self, dim: int, memory: MemoryConfig, length: int) -> float:
+        """8 dim^2 + 4 dim (length + 1) / 2: the token at position t sees t + 1 keys."""
+        return attention_flops(dim, self.heads, keys=(length + 1) / 2)
+
+    def state_size(self, dim: int, memory: MemoryConfig, length: int) -> int:
+        """Keys and values of the whole row."""
+        return key_value_bytes(dim, length)
 
 
 class Transformer(Architecture):

@@ -26,6 +26,7 @@ from titanlab.memory_modules.rules.deep_memory import (
 )
 from titanlab.memory_modules.rules.learned_memory import initial_learned_memory, learned_memory, read_learned_memory
 from titanlab.memory_modules.rules.learned_state import Control, LearnedRule, LearnedState, Rate, Rates
+from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.operations import remembered
 from titanlab.platform.shapes import shapes_only
 from titanlab.platform.tensors import Gate, Hidden, PerHead
@@ -135,6 +136,9 @@ class GradientMemory(MemoryLayer):
 
     def __init__(self, dim: int, config: GradientMemoryConfig, *, form: Form) -> None:
         super().__init__(dim, config)
+        if config.gradient_at == "decayed" and form.window > 1:
+            message = f"expected undecayed with a window of {form.window}: its tokens' gradients are written at several"
+            raise ConfigError(Problem(f"{message} decays", "model.memory.gradient_at"))
         self.config, self.form, self.chunk_size = config, form, config.chunk_size
         self.plain = form.is_plain(config)
         self.asked = 1 if config.control == "keys_as_queries" else 0

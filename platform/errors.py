@@ -27,6 +27,14 @@ class CheckpointError(TitanlabError):
     """A checkpoint that is missing, incomplete or of another configuration."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose files are not what was written; an older one, or the first step, stands in for it."""
+
+
+class DiskFullError(TitanlabError):
+    """Nothing more can be written: the disk, a quota or a limit on the size of files is used up."""
+
+
 @dataclass(frozen=True)
 class Location:
     """Where in a file a setting stands; lines and columns count from 1."""

@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from titanlab.platform.errors import DiskFullError
 from titanlab.platform.yaml_source import plain_scalar
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file: a reader sees the old content or the new, also after a crash of the machine."""
     temporary = path.with_name(f".{path.name}.writing")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    with telling_full_disk(path):
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def telling_full_disk(path: Path) -> Iterator[None]:
+    """Within it an error that means a full disk says so.
+
+    Raises:
+        DiskFullError: naming the path.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = full_disk_reason(error)
+        if reason is None:
+            raise
+        raise DiskFullError(
+            f"{path}: cannot be written ({reason}); make room there (or name another folder with --store)"
+        ) from error
+
+
+def full_disk_reason(error: BaseException | None) -> str | None:
+    """How the operating system words it, if an error means a full disk; None for any other error.
+
+    The writers of torch and safetensors hide the system's error in one of their own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return os.strerror(error.errno)
+        for number in _FULL:
+            if f"(os error {number})" in str(error):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def sync_file(path: Path) -> None:

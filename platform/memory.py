@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from titanlab.platform.config import Config
+from titanlab.platform.debugging import debugging, watched
+from titanlab.platform.operations import memory_work, remembered
 from titanlab.platform.registry import Registry
 from titanlab.platform.shapes import shapes_only
-from titanlab.platform.tensors import Hidden, State, check_batch
+from titanlab.platform.tensors import Hidden, State, check_batch, float32_bytes
 
 
 class MemoryConfig(Config, ABC):
@@ -32,13 +32,26 @@ class MemoryConfig(Config, ABC):
 
     def state_size(self, dim: int) -> int:
         """Bytes that one sequence's state takes in float32, convolution caches included."""
-        with shapes_only():
-            state = self.build(dim).initial_state(1)
-        return sum(
-            leaf.numel() * (4 if leaf.is_floating_point() else leaf.element_size())
-            for leaf in pytree.tree_leaves(state)
-            if isinstance(leaf, torch.Tensor)
-        )
+        return _initial_bytes(self, dim)
+
+    def flops(self, dim: int) -> float:
+        """Floating-point operations of `forward` a token, averaged over whole chunks: two for each multiply-add of
+        matrix products and convolutions (see `operations`). Counted by a run; a rule may override it by a formula."""
+        return memory_work(self, dim).forward
+
+    def read_flops(self, dim: int) -> float:
+        """The same of `read`."""
+        return memory_work(self, dim).read
+
+    def remark(self) -> str | None:
+        """One sentence that whoever plans a sweep with these settings should read; None for nothing to say."""
+        return None
+
+
+@remembered
+def _initial_bytes(config: MemoryConfig, dim: int) -> int:
+    with shapes_only():
+        return float32_bytes(config.build(dim).initial_state(1))
 
 
 class MemoryModule(nn.Module, ABC):
@@ -51,6 +64,8 @@ class MemoryModule(nn.Module, ABC):
     def __call__(self, x: Hidden, state: State) -> tuple[Hidden, State]:
         """`forward`, for a state of as many sequences as x; any other is refused with a ValueError."""
         check_batch(x, state)
+        if debugging():
+            return watched(self, super().__call__, x, state)
         return super().__call__(x, state)
 
     @abstractmethod

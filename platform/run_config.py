@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from titanlab.platform.config import SCHEMA_VERSION, Config, digest, no_result, problems_of, validation_error
 from titanlab.platform.errors import ConfigError
+from titanlab.platform.extends import resolve_extends
 from titanlab.platform.model import ModelConfig
 from titanlab.platform.task import TASKS, TaskConfig
 from titanlab.platform.yaml_source import Document, read_yaml
 
 LARGEST_SEED = 2**32 - 1
 
+BudgetUnit: TypeAlias = Literal["steps", "tokens", "flops", "seconds"]
+BUDGET_UNITS: tuple[BudgetUnit, ...] = get_args(BudgetUnit)
+
+
+def _whole(value: Any) -> Any:
+    """1e9 as the whole number it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
 
 class TrainConfig(Config):
     """AdamW with warm-up and cosine decay."""
 
-    steps: int = Field(1000, ge=1)
-    """Optimizer steps."""
+    steps: int | None = Field(1000, ge=1, exclude_if=lambda value: value is None)
+    """Optimizer steps: the budget of a run, unless another one of `tokens`, `flops` and `seconds` is given instead."""
+    tokens: Annotated[int | None, BeforeValidator(_whole)] = Field(None, ge=1, exclude_if=lambda value: value is None)
+    """Budget in tokens seen, padding included: as many steps as fit, a step being `batch_size` rows of the task."""
+    flops: float | None = Field(None, gt=0, exclude_if=lambda value: value is None)
+    """Budget in floating-point operations of training (three forward passes a token): as many steps as fit."""
+    seconds: float | None = Field(None, gt=0, exclude_if=lambda value: value is None)
+    """Budget in seconds of training steps, evaluation and checkpoints apart; the learning rate follows the clock. The
+    only budget whose runs cannot be repeated exactly."""
     batch_size: int = Field(32, ge=1)
     """Rows an optimizer step sees, over all ranks and accumulated parts together."""
     accumulate: int = Field(1, ge=1)
@@ -30,7 +47,7 @@ class TrainConfig(Config):
     final_learning_rate: float = Field(0.1, ge=0, le=1)
     """Learning rate at the last step, as a fraction of the peak."""
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Fraction of the steps over which the learning rate rises linearly."""
+    """Fraction of the run over which the learning rate rises linearly."""
     weight_decay: float = Field(0.1, ge=0)
     """AdamW's decoupled weight decay, on matrices only."""
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -45,12 +62,53 @@ class TrainConfig(Config):
     """bfloat16 autocast or float32; auto: bfloat16 on a GPU, float32 on a CPU."""
     evaluate_every: int = Field(0, ge=0)
     """Steps between evaluations on the validation split; 0: only after the last step."""
+    evaluate_test: bool = True
+    """Whether the test split is read after the last step; a tuning trial of a sweep never reads it."""
+    evaluate_test: bool = True
+    """Whether the test split is read after the last step; a tuning trial of a sweep never reads it."""
     checkpoint_every: int = no_result(0, ge=0)
     """Steps between checkpoints; 0: ten over the run. The last step always writes one."""
+    keep_weights: Literal["last", "best", "none"] = no_result("last")
+    """What a complete run keeps beside its metrics: the last weights, those of the evaluation that was best by the
+    task's first metric (needs `evaluate_every`), or none. AdamW's state, twice as large, goes in any case."""
     log_every: int = no_result(10, ge=1, le=1000)
     """Steps between lines of metrics."""
     device: Literal["auto", "cpu", "cuda"] = no_result("auto")
     """Where to train; auto: a GPU if there is one."""
+    debug: bool = no_result(False)
+    """Looks for NaN and infinity in what every memory and block takes and gives and in every gradient, and stops at the
+    first, naming the layer; a GPU is waited for each time, so training is slow."""
+
+    @model_validator(mode="after")
+    def _best_is_looked_for(self) -> Self:
+        if self.keep_weights == "best" and not self.evaluate_every:
+            message = "'best' needs evaluations to choose from: set `evaluate_every`, or keep the last"
+            raise validation_error("TrainConfig", [(("keep_weights",), message, self.keep_weights)])
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _another_budget_stands_for_steps(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and any(value.get(unit) is not None for unit in BUDGET_UNITS):
+            return {"steps": None, **value}
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_budget(self) -> Self:
+        given = [unit for unit in BUDGET_UNITS if getattr(self, unit) is not None]
+        if not given:
+            message = f"a run has a budget; give one of {', '.join(BUDGET_UNITS)}"
+            raise validation_error("TrainConfig", [(("steps",), message, None)])
+        if len(given) > 1:
+            last = given[-1]
+            message = f"a run has one budget, but {' and '.join(given)} are given; leave one out, or set it to null"
+            raise validation_error("TrainConfig", [((last,), message, getattr(self, last))])
+        return self
+
+    @property
+    def budget(self) -> tuple[BudgetUnit, float]:
+        """The one budget that is given, and how much of it."""
+        return next((unit, value) for unit in BUDGET_UNITS if (value := getattr(self, unit)) is not None)
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:
@@ -82,7 +140,7 @@ class RunConfig(Config):
     @property
     def cell_key(self) -> str:
         """The identity of the run without its seed: runs of one cell are repetitions of one experiment."""
-        return identity_key(self.replace(train=self.train.replace(seed=0)).identity())
+        return identity_key(self.model_copy(update={"train": self.train.model_copy(update={"seed": 0})}).identity())
 
 
 def identity_key(identity: dict[str, Any]) -> str:
@@ -96,7 +154,7 @@ def load_config(path: str | Path) -> RunConfig:
     Raises:
         ConfigError: with file, line, column, dotted path and what was expected.
     """
-    return run_config(read_yaml(path))
+    return run_config(resolve_extends(read_yaml(path)))
 
 
 def run_config(document: Document) -> RunConfig:

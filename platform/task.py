@@ -42,6 +42,22 @@ class TaskConfig(Config, ABC):
     def vocab_size(self) -> int:
         """Number of token ids, known before any data is read: a plan counts parameters with it."""
 
+    @property
+    def row_length(self) -> int | None:
+        """Tokens of a training row, of the longest if they differ, known before any data is read; None: not known.
+
+        What attention computes and holds depends on it, so a plan counts operations and state with it.
+        """
+        return None
+
+
+_SMALLER_IS_BETTER = ("loss", "bits", "perplexity", "error", "seconds", "parameters", "bytes", "flops")
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether less of a metric is better, by its name: so for losses, bits, perplexities, errors and costs."""
+    return any(word in metric for word in _SMALLER_IS_BETTER) and metric != "cost/tokens_per_second"
+
 
 class Task(ABC):
     """Data and metrics. Seeds fix the data: the same configuration gives the same batches on every machine."""

@@ -33,6 +33,15 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def float32_bytes(state: State) -> int:
+    """Bytes of a state's tensors, those of floating type taken as float32."""
+    return sum(
+        leaf.numel() * (4 if leaf.is_floating_point() else leaf.element_size())
+        for leaf in pytree.tree_leaves(state)
+        if isinstance(leaf, Tensor)
+    )
+
+
 def check_batch(x: Hidden, state: State) -> None:
     """Refuses a state of other sequences than x: a state of one would be broadcast in silence.
 

@@ -9,17 +9,15 @@ from titanlab.platform.config import shown_value
 from titanlab.platform.errors import ConfigError, nearest, unknown_name
 from titanlab.platform.keys import key_path
 from titanlab.platform.run_config import RunConfig
-from titanlab.platform.task import TaskConfig
+from titanlab.platform.task import TaskConfig, smaller_is_better
 from titanlab.sweeps.language import Sweep
 from titanlab.sweeps.references import Reference
 
 COSTS = (
     *("cost/parameters", "cost/seconds", "cost/tokens_per_second", "cost/state_bytes", "cost/flops_per_token"),
-    *("cost/flops", "memory/state_bytes", "train/loss"),
+    *("cost/flops", "cost/tokens", "cost/steps", "memory/state_bytes", "train/loss"),
 )
 """Metrics of every run, whatever its task."""
-
-_LESS_IS_BETTER = ("loss", "bits", "perplexity", "error", "seconds", "parameters", "bytes", "flops")
 
 
 class Aim(NamedTuple):
@@ -51,8 +49,7 @@ def aim_of(sweep: Sweep, runs: Sequence[RunConfig]) -> Aim:
             guess = f"final/{metric}" if metric in task.metrics() else nearest(metric, known)
             message = unknown_name(what, metric, known, guess)
             raise ConfigError(sweep.document.problem(("objective", "metric"), message))
-    less = any(word in metric for word in _LESS_IS_BETTER) and metric != "cost/tokens_per_second"
-    return Aim(metric, objective.direction or ("min" if less else "max"))
+    return Aim(metric, objective.direction or ("min" if smaller_is_better(metric) else "max"))
 
 
 def known_metrics(task: TaskConfig) -> list[str]:

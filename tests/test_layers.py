@@ -14,9 +14,10 @@ LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "commands")
 
 FOUNDATIONS = (
     {"errors", "tensors"},
-    {"config", "registry", "shapes", "yaml_source", "overrides", "files"},
+    {"config", "debugging", "registry", "shapes", "keys", "operations", "yaml_source", "overrides", "extends", "files"},
     {"memory", "architecture", "task"},
-    {"model", "run_config", "distributed", "plugins"},
+    {"layer_overrides", "stack"},
+    {"model", "costs", "run_config", "budgets", "distributed", "plugins"},
     {"corpora", "training", "tracking", "tasks", "testing"},
 )
 """The order inside platform."""

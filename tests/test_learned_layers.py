@@ -15,6 +15,7 @@ from titanlab.memory_modules.parts.objective import DotProduct
 from titanlab.memory_modules.parts.structure import Mlp
 from titanlab.memory_modules.polynomial_features import PolynomialFeatures, polynomial_width
 from titanlab.memory_modules.rules.deep_memory import DeepMemoryState
+from titanlab.platform.errors import ConfigError
 
 KINDS = ("ttt_linear", "ttt_mlp", "moneta", "yaad", "memora", "omega_net", "atlas", "lact")
 CONTROLS = ("ascent", "keys_as_queries", "frozen", "initial_gradients", "last_matrix")
@@ -145,6 +146,11 @@ def test_gradients_at_the_decayed_memory_of_one_token_are_the_gated_delta_rule()
     undecayed, _ = learned_memory(q, k, v, Rates(step, keep), zeros, LearnedRule(Mlp(1)), chunk_size=1)
     assert (ours - expected).abs().max() < 1e-12
     assert (undecayed - expected).abs().max() > 1e-3
+
+
+def test_a_window_with_gradients_at_the_decayed_memory_is_refused_when_built() -> None:
+    with pytest.raises(ConfigError, match="gradient_at: expected undecayed with a window of 4"):
+        layer_of({"type": "omega_net", "gradient_at": "decayed"})
 
 
 @pytest.mark.parametrize("degree", [2, 3])

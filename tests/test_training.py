@@ -94,7 +94,7 @@ def test_a_run_leaves_its_configuration_metrics_and_model(finished: tuple[Path, 
     assert load_config(directory / "config.yaml") == tiny(evaluate_every=15)
     lines = dict(deterministic(directory))
     assert list(lines) == [10, 15, 20, 25]
-    assert lines[10].keys() == {"train/loss", "train/learning_rate", "train/gradient_norm"}
+    assert lines[10].keys() == {"train/loss", "train/learning_rate", "train/gradient_norm", "cost/flops"}
     assert lines[15].keys() == {"val/loss", "val/accuracy"}
     assert outcome.status == "complete"
     assert outcome.step == 25
@@ -102,7 +102,8 @@ def test_a_run_leaves_its_configuration_metrics_and_model(finished: tuple[Path, 
     assert outcome.metrics.keys() == {
         *("train/loss", "train/learning_rate", "train/gradient_norm"),
         *("val/loss", "val/accuracy", "final/loss", "final/accuracy"),
-        *("cost/tokens_per_second", "cost/seconds", "cost/parameters", "memory/state_bytes"),
+        *("cost/tokens_per_second", "cost/seconds", "cost/parameters", "cost/flops", "cost/flops_per_token"),
+        *("cost/state_bytes", "memory/state_bytes", "cost/tokens", "cost/steps"),
     }
     assert outcome.metrics == read_journal(directory / "metrics.jsonl")[-1].metrics
     assert outcome.metrics["memory/state_bytes"] == 16 * 4
@@ -288,14 +289,14 @@ def test_bfloat16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_last_value() -> None:
     config = TrainConfig(steps=100, warmup=0.1, learning_rate=2.0, final_learning_rate=0.25)
-    rates = [learning_rate(step, config) for step in range(1, 101)]
+    rates = [learning_rate(step, 100, config) for step in range(1, 101)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == 2.0
     assert rates[:10] == sorted(rates[:10])
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[54] == pytest.approx(2.0 * (0.25 + 0.75 / 2))
     assert rates[99] == pytest.approx(0.5)
-    assert learning_rate(1, TrainConfig(steps=1)) > 0
+    assert learning_rate(1, 1, TrainConfig(steps=1)) > 0
 
 
 def test_only_matrices_that_are_no_embeddings_decay() -> None:

@@ -83,6 +83,10 @@ class TinyCountConfig(TaskConfig):
     def vocab_size(self) -> int:
         return 16
 
+    @property
+    def row_length(self) -> int:
+        return self.length
+
 
 class TinyCount(Task):
     digest = "d1e5" * 16

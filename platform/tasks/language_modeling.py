@@ -46,6 +46,10 @@ class LanguageModelingConfig(TaskConfig):
     def vocab_size(self) -> int:
         return BYTES
 
+    @property
+    def row_length(self) -> int:
+        return self.length
+
     def metrics(self) -> tuple[str, ...]:
         return ("loss", "bits_per_byte")
 

@@ -122,6 +122,10 @@ class MqarConfig(TaskConfig):
     def vocab_size(self) -> int:
         return self.vocab
 
+    @property
+    def row_length(self) -> int:
+        return max(size.length for size in self.training_sizes())
+
     def training_sizes(self) -> Sequence[MqarTrainingSize]:
         """The mixture, of one part if none is given."""
         alone = MqarTrainingSize.model_construct(length=self.length, pairs=self.pairs, examples=self.train_examples)

@@ -72,6 +72,10 @@ class NeedleConfig(TaskConfig):
     def vocab_size(self) -> int:
         return BYTES
 
+    @property
+    def row_length(self) -> int:
+        return self.length
+
     def lengths(self) -> Sequence[int]:
         """Lengths of the rows of evaluation."""
         return self.eval_lengths or [self.length]

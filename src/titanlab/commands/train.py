@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from titanlab.platform.budgets import Budget
+    from titanlab.platform.costs import Costs
     from titanlab.platform.run_config import RunConfig
     from titanlab.platform.training.loop import Outcome
     from titanlab.platform.yaml_source import Document
@@ -27,7 +29,7 @@ def train(
     ),
 ) -> None:
     """Train one configuration. The same command again goes on where it stopped, or says that it is complete."""
-    config = _read(file, overrides, plugins)
+    config, costs, budget = _read(file, overrides, plugins)
 
     from titanlab.platform.distributed import is_main, process_group
     from titanlab.platform.files import slug
@@ -40,6 +42,8 @@ def train(
         if fresh:
             _remove(directory)
         was_complete = read_outcome(directory) is not None
+        if is_main() and not was_complete:
+            _announce(config, costs, budget)
         outcome = _run(config, directory)
         if is_main():
             _conclude(outcome, directory, was_complete)
@@ -47,7 +51,10 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
-def _read(file: Path, overrides: list[str], plugins: list[str]) -> RunConfig:
+def _read(file: Path, overrides: list[str], plugins: list[str]) -> tuple[RunConfig, Costs, Budget]:
+    from titanlab.platform.budgets import budget_of
+    from titanlab.platform.errors import ConfigError
+    from titanlab.platform.extends import resolve_extends
     from titanlab.platform.overrides import apply_overrides
     from titanlab.platform.plugins import load_plugin
     from titanlab.platform.run_config import run_config
@@ -55,22 +62,46 @@ def _read(file: Path, overrides: list[str], plugins: list[str]) -> RunConfig:
 
     for plugin in plugins:
         load_plugin(plugin)
-    document = apply_overrides(read_yaml(file), overrides)
+    document = apply_overrides(resolve_extends(read_yaml(file)), overrides)
     config = run_config(document)
-    _refuse_unbuildable(config, document)
-    return config if "name" in config.model_fields_set else config.replace(name=file.stem)
+    costs = _costs(config, document)
+    try:
+        budget = budget_of(config, costs)
+    except ConfigError as error:
+        raise document.located(error) from None
+    return config if "name" in config.model_fields_set else config.replace(name=file.stem), costs, budget
 
 
-def _refuse_unbuildable(config: RunConfig, document: Document) -> None:
+def _costs(config: RunConfig, document: Document) -> Costs:
     """Builds the model without storage: what cannot be built is told with its place, before anything is written."""
     from titanlab.platform.errors import ConfigError
+    from titanlab.platform.keys import key_path
     from titanlab.sweeps.sizes import Sizes, UnbuildableError
 
     try:
-        Sizes().of(config)
+        return Sizes().of(config)
     except UnbuildableError as error:
-        path = tuple(error.path.split("."))
-        raise ConfigError(document.problem(path, f"the model cannot be built: {error}")) from None
+        raise ConfigError(document.problem(key_path(error.path), f"the model cannot be built: {error}")) from None
+
+
+def _announce(config: RunConfig, costs: Costs, budget: Budget) -> None:
+    """What the model costs, in one line, and what training may spend, in another."""
+    from rich.console import Console
+
+    from titanlab.sweeps.inequalities import unknown
+    from titanlab.sweeps.readable import readable_bytes, readable_count
+
+    known = [f"{costs.parameters:,} parameters"]
+    if costs.state_bytes is not None:
+        of_memory = f" ({readable_bytes(costs.memory_bytes)} of memory)" if costs.memory_bytes else ""
+        known.append(f"{readable_bytes(costs.state_bytes)} of state a sequence{of_memory}")
+    if costs.flops is not None:
+        known.append(f"{readable_count(costs.flops)} FLOPs a token forward")
+    console = Console(soft_wrap=True, markup=False)
+    console.print(f"{config.name}: {', '.join(known)}", highlight=False)
+    console.print(f"budget: {budget.words}", highlight=False)
+    for note in unknown([costs]):
+        console.print(f"note: {note}", highlight=False)
 
 
 def _remove(directory: Path) -> None:
