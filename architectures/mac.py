@@ -98,7 +98,7 @@ class Mac(Architecture):
             output, state = self._within_segment(inputs[:, start:end], prefix, state)
             outputs.append(output)
             start = end
-        return x + torch.cat(outputs, 1), state
+        return (x + torch.cat(outputs, 1) if outputs else x), state
 
     def _within_segment(self, x: Hidden, prefix: Hidden, state: MacState) -> tuple[Hidden, MacState]:
         """Tokens of one segment, normed; hands on a fresh segment once this one is full."""

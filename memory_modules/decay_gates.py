@@ -27,7 +27,7 @@ class TimeStep(nn.Module):
     def __init__(self, dim: int, *, rates: Sequence[float], times: Sequence[float], from_token: bool = True) -> None:
         super().__init__()
         self.log_rate = nn.Parameter(torch.tensor([math.log(rate) for rate in rates]))
-        self.bias = nn.Parameter(torch.tensor([math.log(math.expm1(time)) for time in times]))  # softplus undone
+        self.bias = nn.Parameter(torch.tensor([_softplus_undone(time) for time in times]))
         self.weight = nn.Parameter(torch.empty(len(rates), dim)) if from_token else None
         if self.weight is not None:
             nn.init.normal_(self.weight, std=0.02)
@@ -75,3 +75,8 @@ class LowRank(nn.Module):
             hidden = x.to(self.down.dtype) @ self.down.mT
             hidden = hidden if self.activation is None else self.activation(hidden)
             return F.linear(hidden, self.up, self.bias)
+
+
+def _softplus_undone(y: float) -> float:
+    """log(exp(y) - 1), also where exp(y) overflows."""
+    return y + math.log(-math.expm1(-y))

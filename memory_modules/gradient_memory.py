@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from titanlab.memory_modules.gates import GateMode, SigmoidGate, UnitGate, token_gate
 from titanlab.memory_modules.gradient_costs import gradient_memory_flops, gradient_memory_read_flops
+from titanlab.memory_modules.inert_settings import inert_settings, remark_on
 from titanlab.memory_modules.initial_weights import initial_weights
 from titanlab.memory_modules.layer import LayerConfig, MemoryLayer
 from titanlab.memory_modules.parts.objective import objective_called
@@ -54,7 +55,7 @@ class GradientMemoryConfig(LayerConfig):
     momentum spreads a surprise over time and does not enlarge it. By default 1 / chunk_size, halved with each matrix
     after the first: the steps of a chunk add up along one key, and beyond a bound that falls with depth the memory
     grows without end. Kinds whose answers are normed take more (docs/rules.md), muon 0.2: its moves have a length of
-    their own."""
+    their own (in `lact`, whose steps weigh gradients before Muon, only their proportions matter)."""
     gates: Literal["head", "channel"] = "head"
     """What keep, momentum and step are one number of: a head, or every output unit of every matrix (slower)."""
     gate_rank: int = Field(16, ge=1)
@@ -79,6 +80,13 @@ class GradientMemoryConfig(LayerConfig):
     """Negative controls: ascent (steps up the gradient), keys_as_queries (memory is asked for its keys), frozen (random
     and never written), initial_gradients (all taken at the memory before the first token), last_matrix (only the last
     matrix learns)."""
+
+    def inert(self) -> dict[str, str]:
+        """Settings other than the defaults that do nothing beside the others, each with the reason."""
+        return inert_settings(self, _form_of(self, 16 * self.heads))
+
+    def remark(self) -> str | None:
+        return remark_on(self.type_name or type(self).__name__, self.inert())
 
     def flops(self, dim: int) -> float:
         """Layer, gates, and the products of the rule: `gradient_costs` has the sums."""
@@ -206,16 +214,14 @@ class GradientMemory(MemoryLayer):
             return y, GradientMemoryState(deep, held)
         assert isinstance(state.memory, LearnedState)
         asked = k if self.asked else q
-        target = v - k if self.form.around else v
+        # what f(phi(k)) of M(k) = k + f(phi(k)) is held to; the dot product with v is linear, so k leaves nothing there
+        target = v - k if self.form.around and self.config.objective != "dot" else v
         y, memory = learned_memory(
             self._featured(q), self._featured(k), target, rates, weights, self._rule(), chunk_size=self.chunk_size,
             state=state.memory,
         )  # fmt: skip
-        if self.config.optimizer == "muon":
-            # before a chunk's end nothing that is written is read: gradients are 0 then and not absent, as
-            # data-parallel training asks for
-            for surprise in memory.surprise:
-                y = y + (surprise * 0).sum((1, 2, 3))[:, None, None, None].to(y.dtype)
+        if torch.is_grad_enabled() and (self.config.optimizer == "muon" or self.form.retention.held):
+            y = y + _not_yet_read(memory, rates).to(y.dtype)
         return (y + asked if self.form.around else y), GradientMemoryState(memory, held)
 
     def recall(self, q: PerHead, state: GradientMemoryState) -> PerHead:
@@ -279,6 +285,14 @@ def _without(step: Rate, momentum: Rate) -> Rate:
     return tuple(rate * (1 - carried) for rate, carried in zip(step, momentum, strict=True))
 
 
+def _not_yet_read(memory: LearnedState, rates: Rates) -> Tensor:
+    """0 [b, 1, 1, 1] made of all that acts at a chunk's last token only: without one in the call, weights' gradients
+    are 0 and not absent, as data-parallel training asks for."""
+    steps = rates.step if isinstance(rates.step, tuple) else (rates.step,)
+    parts = (*memory.stored, *memory.surprise, *steps)
+    return sum((0 * part.flatten(1).sum(1) for part in parts), start=torch.zeros(()))[:, None, None, None]
+
+
 def hidden_units(dim: int, heads: int, expansion: float) -> int:
-    """Units between two matrices: a multiple of the head's width, at least one."""
+    """Units between two matrices: the head's width times `expansion`, rounded, at least one."""
     return max(1, round(dim // heads * expansion))

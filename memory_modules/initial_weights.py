@@ -15,6 +15,9 @@ from titanlab.memory_modules.parts.structure import Mlp
 if TYPE_CHECKING:
     from titanlab.memory_modules.gradient_memory import Form, GradientMemoryConfig
 
+MOST = math.log(32)
+"""By how much, in its logarithm, an initial A of the l_q norm may be longer or shorter than its W."""
+
 
 def initial_weights(
     heads: int, shapes: Sequence[tuple[int, int]], form: Form, config: GradientMemoryConfig
@@ -48,8 +51,9 @@ def _stored(spread: float, form: Form, entries: int) -> float:
     """The standard deviation of A that gives W = Phi(A) the wanted one."""
     if isinstance(form.retention, LqNorm):  # W = A / ||A||_q^(q-2): of a normal A, with E|a|^q in closed form
         q = form.retention.q
-        if q == 3:  # the length of W does not depend on that of A
-            return spread
         moment = 2 ** (q / 2) * math.gamma((q + 1) / 2) / math.sqrt(math.pi)
-        return (spread * (entries * moment) ** ((q - 2) / q)) ** (1 / (3 - q))
+        wanted = (q - 2) * (math.log(spread) + math.log(entries * moment) / q)  # times 3 - q: how far A is from W
+        if abs(wanted) > MOST * abs(3 - q):  # near q = 3, where the length of W does not depend on that of A
+            return spread * math.exp(0.0 if q == 3 else math.copysign(MOST, wanted * (3 - q)))
+        return spread * math.exp(wanted / (3 - q))
     return 1.0 if isinstance(form.retention, Softmax) else spread

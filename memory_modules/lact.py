@@ -30,7 +30,7 @@ class LactConfig(GradientMemoryConfig):
     momentum: GateMode = "none"
     """Fraction of past gradients kept; with Muon, none begins anew with each chunk."""
     chunk_size: int = Field(2048, ge=1, le=1_048_576)
-    """Tokens that the memory is moved by at once."""
+    """Tokens that the memory is moved by at once: in shorter rows it never moves."""
     expansion: float = Field(2.0, gt=0, le=16)
     """Hidden width of the memory over the head dimension."""
 

@@ -117,7 +117,7 @@ class MemoryLayer(MemoryModule):
 
     def _convolve(self, qkv: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         """Depthwise causal convolution and SiLU; the cache takes the place of the tokens before."""
-        if self.taps is None:
+        if self.taps is None or not qkv.shape[1]:
             return F.silu(qkv), cache
         seen = torch.cat([cache.to(qkv.dtype), qkv], 1)
         mixed = F.conv1d(seen.mT, self.taps.to(qkv.dtype), groups=qkv.shape[-1]).mT

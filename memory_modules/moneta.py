@@ -25,7 +25,7 @@ class MonetaConfig(GradientMemoryConfig):
     optimizer: Literal["momentum", "gradient", "muon"] = "gradient"
     """How gradients are applied: alone, with momentum as `momentum` says, or by Muon; see `titans`."""
     q: float = Field(4.0, ge=2, le=8)
-    """Power of the retention's norm; 2 is no norm."""
+    """Power of the retention's norm; 2 is no norm. Above 3 weights grow as what is stored shrinks: keep near 1."""
     expansion: float = Field(4.0, gt=0, le=16)
     """Hidden width of the memory over the head dimension."""
 

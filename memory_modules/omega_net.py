@@ -10,6 +10,9 @@ from titanlab.memory_modules.gradient_memory import Form, GradientMemory, Gradie
 from titanlab.memory_modules.parts.structure import Mlp
 from titanlab.platform.memory import MEMORY_MODULES
 
+STEP_FACTORS = {1: 1.0, 2: 2.0, 3: 0.5, 4: 0.25}
+"""Largest step times chunk_size by the number of matrices, for windows of up to 4 tokens."""
+
 
 @MEMORY_MODULES.register("omega_net")
 class OmegaNetConfig(GradientMemoryConfig):
@@ -32,5 +35,7 @@ class OmegaNetConfig(GradientMemoryConfig):
 
     def build(self, dim: int) -> GradientMemory:
         hidden = hidden_units(dim, self.heads, self.expansion)
-        form = Form(Mlp(self.depth), hidden, window=self.window, degree=self.degree, around=True, step_factor=2.0)
+        # a token is written `window` times, and an MLP's gradients grow with its depth: else these overflow
+        factor = STEP_FACTORS[self.depth] * min(1.0, 4 / self.window)
+        form = Form(Mlp(self.depth), hidden, window=self.window, degree=self.degree, around=True, step_factor=factor)
         return GradientMemory(dim, self, form=form)

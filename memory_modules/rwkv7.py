@@ -105,7 +105,7 @@ class Rwkv7Memory(MemoryModule):
         return self._output(mixed[5], y, weight * w.v), Rwkv7State(seen[:, -1], memory)
 
     def read(self, x: Hidden, state: Rwkv7State) -> Hidden:
-        # Each token is a query of its own, so it has none before it; the bonus is of what it would write.
+        # Each token is a query of its own, so it has none before it, and nothing of its own is written or added.
         mixed = self._shifted(x, torch.zeros_like(x))
         y = read_matrix(self._heads(self.receptance(mixed[0])), state.memory)
         return self._output(mixed[5], y, torch.zeros_like(y))

@@ -65,7 +65,7 @@ def model_costs(config: ModelConfig, vocab_size: int, row_length: int | None) ->
         ConfigError: the model cannot be built.
     """
     length, state_bytes, flops, failure = row_length or ASSUMED_ROW, None, None, ""
-    parameters, memory_bytes = _parameters(config, vocab_size), memory_size(config)
+    parameters, memory_bytes = parameters_of(config, vocab_size), memory_size(config)
     try:
         state_bytes = state_size(config, length)
         flops = forward_flops(config, vocab_size, length)
@@ -110,7 +110,12 @@ def _block_shape(architecture: ArchitectureConfig, memory: MemoryConfig, dim: in
     return _BlockShape(parameter_count(block), any(isinstance(part, MemoryModule) for part in block.modules()))
 
 
-def _parameters(config: ModelConfig, vocab_size: int) -> int:
+def parameters_of(config: ModelConfig, vocab_size: int) -> int:
+    """Number of trained parameters.
+
+    Raises:
+        ConfigError: the model cannot be built.
+    """
     try:
         blocks = sum(_block_shape(*block, config.dim).parameters for block in config.stack())
     except ConfigError:

@@ -17,6 +17,7 @@ from titanlab.platform.yaml_source import Document, KeyPath, parse_yaml, read_te
 
 MAX_DEPTH = 16
 MAX_FILES = 64
+MAX_CHARACTERS = 1 << 20  # of all extended files together
 
 KEY = "extends"
 
@@ -34,7 +35,7 @@ class _Resolver:
     """Reads what a file extends, what that extends, and so on; `chain` is the files on the way, outermost first."""
 
     def __init__(self) -> None:
-        self.read = 0
+        self.read = self.characters = 0
 
     def resolve(self, document: Document, chain: tuple[str, ...]) -> Document:
         for block in (("base",), ()):
@@ -68,6 +69,10 @@ class _Resolver:
             text = read_text(file)
         except ConfigError as error:
             raise ConfigError(document.problem(place, f"{file}: {error.problems[0].message}")) from None
+        self.characters += len(text)
+        if self.characters > MAX_CHARACTERS:
+            message = f"the extended files together are larger than {MAX_CHARACTERS >> 20} MiB"
+            raise ConfigError(document.problem(place, message))
         return self.resolve(parse_yaml(text, file), (*chain, file))
 
 

@@ -18,11 +18,18 @@ from titanlab.platform.yaml_source import plain_scalar
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file: a reader sees the old content or the new, also after a crash of the machine."""
+def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Replaces a file: a reader sees the old content or the new, also after a crash of the machine.
+
+    Args:
+        mode: who may read and write it, before the umask.
+    """
     temporary = path.with_name(f".{path.name}.writing")
+    no_links = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
     with telling_full_disk(path):
-        with open(temporary, "w", encoding="utf-8") as stream:
+        with open(
+            temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | no_links, mode)
+        ) as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

@@ -11,14 +11,20 @@ import re
 import sys
 import traceback
 import types
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from titanlab.platform.architecture import Architecture
+from titanlab.platform.config import Config
 from titanlab.platform.errors import PluginError
 from titanlab.platform.memory import MemoryModule
 from titanlab.platform.registry import withdraw_everywhere
 from titanlab.platform.task import Task
+
+_OF_FILE = "titanlab_plugin_"
+"""How the name of a module begins that was made of a file."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,36 @@ class Plugin:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
 
+def installed_plugins(configs: Iterable[Config]) -> list[Plugin]:
+    """The modules of installed packages whose kinds configurations name, found by an entry point."""
+    modules = {type(block).__module__ for config in configs for block in _blocks(config)}
+    return [
+        Plugin(name, inspect.getsource(module), inspect.getsourcefile(module) or name, name)
+        for name in sorted(modules)
+        if not name.startswith(("titanlab.", _OF_FILE)) and (module := sys.modules.get(name)) and _has_source(module)
+    ]
+
+
+def _blocks(value: Any) -> Iterator[Config]:
+    """A configuration and all within it."""
+    if isinstance(value, Config):
+        yield value
+        for name in type(value).model_fields:
+            yield from _blocks(getattr(value, name))
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _blocks(entry)
+    elif isinstance(value, Mapping):
+        yield from _blocks(list(value.values()))
+
+
+def _has_source(module: types.ModuleType) -> bool:
+    try:
+        return bool(inspect.getsource(module))
+    except (OSError, TypeError):  # a compiled extension
+        return False
+
+
 def load_plugin(target: str) -> Plugin:
     """Imports a plug-in, which registers what it holds.
 
@@ -52,8 +88,6 @@ def load_plugin(target: str) -> Plugin:
         return plugin
     if not all(part.isidentifier() for part in target.split(".")):
         raise PluginError(f"plugin {target}: expected FILE.py or package.module, dots between words")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a script's own entry is its folder, where a researcher's package is not
     module = _import(target)
     try:
         source = inspect.getsource(module)
@@ -74,7 +108,7 @@ def install(plugin: Plugin) -> None:
     if plugin.module:
         _import(plugin.module)
         return
-    name = f"titanlab_plugin_{plugin.name}_{plugin.digest[:12]}"
+    name = f"{_OF_FILE}{plugin.name}_{plugin.digest[:12]}"
     if name in sys.modules:
         return
     module = types.ModuleType(name)
@@ -103,6 +137,8 @@ def _read_file(target: str) -> Plugin:
 
 def _import(target: str) -> types.ModuleType:
     known = target in sys.modules
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # at the end: what lies here hides nothing that is installed
     try:
         module = importlib.import_module(target)
         if not known:

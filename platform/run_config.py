@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from titanlab.platform.config import SCHEMA_VERSION, Config, digest, no_result, problems_of, validation_error
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.extends import resolve_extends
 from titanlab.platform.model import ModelConfig
+from titanlab.platform.printable import a_line
 from titanlab.platform.task import TASKS, TaskConfig
 from titanlab.platform.yaml_source import Document, read_yaml
 
@@ -62,8 +63,6 @@ class TrainConfig(Config):
     """bfloat16 autocast or float32; auto: bfloat16 on a GPU, float32 on a CPU."""
     evaluate_every: int = Field(0, ge=0)
     """Steps between evaluations on the validation split; 0: only after the last step."""
-    evaluate_test: bool = True
-    """Whether the test split is read after the last step; a tuning trial of a sweep never reads it."""
     evaluate_test: bool = True
     """Whether the test split is read after the last step; a tuning trial of a sweep never reads it."""
     checkpoint_every: int = no_result(0, ge=0)
@@ -121,7 +120,7 @@ class TrainConfig(Config):
 class RunConfig(Config):
     """One complete run."""
 
-    name: str = no_result("run", min_length=1, max_length=200)
+    name: Annotated[str, AfterValidator(a_line)] = no_result("run", min_length=1, max_length=200)
     """What the run is called where people read."""
     model: ModelConfig = Field(default_factory=ModelConfig)
     """The model."""

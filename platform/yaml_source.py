@@ -21,6 +21,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_DIGITS = 300  # beyond any setting, and within what a float can hold
 MAX_VALUES = 100_000  # after aliases are expanded: an alias bomb stops here
+MAX_EVENTS = 250_000  # as written: keys, values, ends of blocks; more would take the parser long
 
 KeyPath = tuple[str | int, ...]
 
@@ -134,7 +135,7 @@ def parse_yaml(text: str, file: str) -> Document:
 
 def _compose(text: str, file: str) -> yaml.Node | None:
     try:
-        _check_depth(text, file)
+        _check_size(text, file)
         return yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -146,9 +147,11 @@ def _compose(text: str, file: str) -> yaml.Node | None:
         _refuse(Location(file), f"is not valid YAML: {error}")
 
 
-def _check_depth(text: str, file: str) -> None:
+def _check_size(text: str, file: str) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.BaseLoader)):
+        if count > MAX_EVENTS:
+            _refuse(_location(file, event.start_mark), f"holds more than {MAX_VALUES} values")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:

@@ -20,6 +20,7 @@ from titanlab.sweeps.inference.comparisons import (
 from titanlab.sweeps.inference.intervals import BOOTSTRAP_FROM, CONFIDENCE
 from titanlab.sweeps.readable import readable, readable_interval, readable_p, readable_signed
 from titanlab.sweeps.summary import Row, Summary
+from titanlab.sweeps.tuning_report import border_lines
 
 UNSURE = ("no clear difference", "too few seeds to tell")
 SHOWN = 4
@@ -30,7 +31,7 @@ def conclusion(summary: Summary) -> list[str]:
     """The sentences that somebody who reads nothing else should read."""
     return [
         line
-        for part in (_progress, _best, _against_baseline, _verdicts, _effects, _published, _lost)
+        for part in (_progress, _best, _against_baseline, _verdicts, _effects, _published, _lost, _tuned)
         for line in part(summary)
     ]
 
@@ -192,6 +193,13 @@ def _lost(summary: Summary) -> Iterator[str]:
     if lost:
         named = _named([f"{row.cell.variant} ({row.lost_words})" for row in lost])
         yield f"Fell short: {named}; a mean there is of the seeds that remain."
+
+
+def _tuned(summary: Summary) -> Iterator[str]:
+    tuning = summary.plan.tuning
+    if tuning is not None:
+        yield f"Each cell has its own {' and '.join(tuning.space)}, chosen by {tuning.aim.metric} on other seeds."
+        yield from border_lines(summary.plan)
 
 
 def _test_method(summary: Summary) -> Iterator[str]:

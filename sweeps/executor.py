@@ -29,6 +29,9 @@ class Watcher(Protocol):
     def ended(self, key: str, record: TrialRecord) -> None:
         """It is over, for this session."""
 
+    def remark(self, text: str) -> None:
+        """Something happened that is of no single trial."""
+
 
 class Executor(ABC):
     """Runs trials."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from titanlab.platform.budgets import Budget, budget_of
 from titanlab.platform.costs import Costs
 from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.keys import key_path
@@ -14,6 +15,7 @@ from titanlab.platform.yaml_source import KeyPath
 from titanlab.sweeps.grid import Point, Runs, without
 from titanlab.sweeps.labels import variants
 from titanlab.sweeps.language import Sweep
+from titanlab.sweeps.match_terms import Matched
 from titanlab.sweeps.sizes import Sizes, UnbuildableError
 
 SHOWN_PROBLEMS = 20
@@ -28,6 +30,9 @@ class Found(NamedTuple):
     key: str
     variant: str
     costs: Costs
+    budget: Budget
+    match: Matched | None = None
+    """What it was brought to, where the sweep says so."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +70,31 @@ def expand(sweep: Sweep, runs: Runs, points: Sequence[Point]) -> Expansion:
             if key in found:
                 notes.append(f"'{variant}' is the same run as '{found[key].variant}': planned once")
                 continue
-            found[key] = Found(point, run, key, variant, sizes.of(run))
+            costs = sizes.of(run)
+            found[key] = Found(point, run, key, variant, costs, budget_at(runs, point, run, costs))
         except ConfigError as error:
-            refused.append(_refused(runs, point, variant, error.problems))
+            refused.append(refused_cell(runs, point, variant, error.problems))
         except UnbuildableError as error:
             place = _to_blame(runs, point, sizes) or ("base", *key_path(error.path))
             problem = sweep.document.problem(place, f"the model cannot be built: {error}")
-            refused.append(_refused(runs, point, variant, (problem,)))
+            refused.append(refused_cell(runs, point, variant, (problem,)))
     return Expansion(tuple(found.values()), tuple(refused), tuple(notes))
 
 
-def _refused(runs: Runs, point: Point, variant: str, problems: tuple[Problem, ...]) -> Refused:
+def budget_at(runs: Runs, point: Point, run: RunConfig, costs: Costs) -> Budget:
+    """The budget of a point's run.
+
+    Raises:
+        ConfigError: at the place of the budget.
+    """
+    try:
+        return budget_of(run, costs)
+    except ConfigError as error:
+        raise runs.located(point, error) from None
+
+
+def refused_cell(runs: Runs, point: Point, variant: str, problems: tuple[Problem, ...]) -> Refused:
+    """A point that cannot run."""
     try:
         run = runs.written(point)
     except ConfigError:  # a key that goes through a value: there is no run

@@ -102,6 +102,16 @@ class Runs:
                 raise ConfigError(self.sweep.document.problem(setting.key_place, str(error))) from None
         return run
 
+    def located(self, point: Point, error: ConfigError) -> ConfigError:
+        """An error about a point's run, each problem at the place of the setting that it names."""
+        document = self.sweep.document
+        return ConfigError(
+            [
+                document.problem(_place(point, key_path(problem.path)), problem.message) if problem.path else problem
+                for problem in error.problems
+            ]
+        )
+
     def _block(self, point: Point, name: str, value: Any) -> Any:
         """`model`, `task` or `train` of a run as validated settings; as it is if it has none or wrong ones."""
         places = ((name,), *(setting.place for setting in point.settings if setting.path[0] == name))

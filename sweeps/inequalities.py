@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from titanlab.platform.budgets import Budget
 from titanlab.platform.costs import ASSUMED_ROW, Costs
 from titanlab.sweeps.readable import readable_bytes
 
@@ -19,6 +20,16 @@ def inequalities(costs: Sequence[Costs]) -> list[str]:
         name, sizes = ("memory state", memory) if len(memory) > 1 else ("state in all", in_all)
         notes.append(f"{name} differs between cells: {_range(sizes)} a sequence")
     return notes + unknown(costs)
+
+
+def timed(budgets: Sequence[Budget]) -> list[str]:
+    """A sentence if seconds are the budget of any trial."""
+    if not any(budget.unit == "seconds" for budget in budgets):
+        return []
+    return [
+        "budgets in seconds: results depend on the machine and what else it does; trials beside one another slow each "
+        "other down, and no run can be repeated exactly"
+    ]
 
 
 def _range(sizes: set[int]) -> str:

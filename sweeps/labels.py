@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from titanlab.platform.keys import key_path
+from titanlab.platform.printable import visible_line
 
 _PARTS = ("architecture", "memory")
 """The blocks of settings that an entry of `model.pattern` has."""
@@ -97,7 +98,7 @@ def _value_text(value: Any, blocks: Mapping[str, str]) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return visible_line(value)
     if isinstance(value, float):
         return f"{value:g}"
     return json.dumps(value, default=str)

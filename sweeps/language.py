@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from titanlab.platform.config import Config, digest, problems_of, shown_value, validation_error
 from titanlab.platform.errors import ConfigError, unknown_name
@@ -16,11 +16,16 @@ from titanlab.platform.extends import resolve_extends
 from titanlab.platform.files import slug, yaml_text
 from titanlab.platform.keys import key_path
 from titanlab.platform.overrides import apply_overrides
+from titanlab.platform.printable import a_line
 from titanlab.platform.yaml_source import Document, parse_yaml, read_text
 from titanlab.sweeps.conditions import MAX_LENGTH
 from titanlab.sweeps.field_checks import ablation_of, pair_errors, seeds_of
+from titanlab.sweeps.match_terms import MatchConfig
 from titanlab.sweeps.references import Reference
+from titanlab.sweeps.search_space import TuneConfig
 
+LONGEST_ID = 80
+"""Characters of a name that its folder's keeps."""
 SCHEMA_VERSION: Literal[1] = 1
 """Raised when a sweep file of before would be read as something else."""
 
@@ -43,7 +48,10 @@ class Resources(Config):
     gpu: float = Field(0.0, ge=0, le=4096)
     """GPUs of a trial; a fraction lets several trials share a GPU (its memory is shared without isolation)."""
     retries: int = Field(2, ge=0, le=100)
-    """How often a trial that lost its process starts again from its checkpoint; wrong settings are never retried."""
+    """How often a trial that lost its process (or Ray its own) starts again from its checkpoint."""
+    failure_retries: int = Field(0, ge=0, le=100)
+    """How often a trial that failed starts again, after all others had their turn; out of memory and a full disk
+    count, a diverged loss and errors of settings, shapes and code never do."""
 
     @model_validator(mode="after")
     def _whole_above_one(self) -> Self:
@@ -67,7 +75,7 @@ class SweepConfig(Config):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """The version of this language that the file is written in."""
-    name: str = Field(min_length=1, max_length=200)
+    name: Annotated[str, AfterValidator(a_line)] = Field(min_length=1, max_length=200)
     """What the sweep is called; its folder in the store is this name in small letters, digits and dashes."""
     base: dict[str, Any]
     """One complete run - model, task and train - that every cell starts from."""
@@ -87,6 +95,10 @@ class SweepConfig(Config):
     """Explicit cells beside the grid, each a mapping from dotted keys to values; what it leaves out is as in `base`."""
     seeds: Annotated[tuple[int, ...], BeforeValidator(seeds_of)] = ()
     """How many seeds each cell runs with, or which; by default the one of `base.train.seed`."""
+    tune: TuneConfig | None = None
+    """Settings of training that are chosen for every cell before the comparison: dotted key to a range or choices."""
+    match: MatchConfig | None = None
+    """Brings every cell to equal parameters, state or operations by varying one width."""
     baseline: dict[str, Any] | None = None
     """Settings that name exactly one cell; the report says how far every other cell is from it."""
     objective: Objective = Field(default_factory=Objective)
@@ -124,9 +136,12 @@ class SweepConfig(Config):
     @property
     def id(self) -> str:
         """The name as a folder: small letters, digits and dashes."""
-        # A name without one Latin letter or digit would share its folder with every other such name.
+        # What a path leaves out may be all that tells two names apart: their folders shall not be one.
         has_latin = re.search(r"[a-z0-9]", self.name.lower()) is not None
-        return slug(self.name) if has_latin else f"sweep-{digest(self.name)[:8]}"
+        loses = len(self.name) > LONGEST_ID or any(letter.isalnum() and not letter.isascii() for letter in self.name)
+        if has_latin and not loses:
+            return slug(self.name)
+        return f"{slug(self.name)[:60] if has_latin else 'sweep'}-{digest(self.name)[:8]}"
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     _refuse_other_version(document)
     in_sweep = [override for override in overrides if _first_key(override) in SweepConfig.model_fields]
     in_run = [override for override in overrides if override not in in_sweep]
-    document = apply_overrides(document, in_sweep, dotted_blocks=("axes", "when", "ablate", "baseline"))
+    document = apply_overrides(document, in_sweep, dotted_blocks=("axes", "when", "ablate", "tune", "baseline"))
     document = apply_overrides(document, in_run, root=("base",))
     try:
         config = SweepConfig.model_validate(document.value)
@@ -210,6 +225,10 @@ def _refuse_hidden_overrides(config: SweepConfig, overrides: Sequence[str], docu
             message = f"'{key}' is varied by an axis: change the list itself, as in --set 'axes.{key}=[...]'"
         elif any(key in group for group in config.paired):
             message = f"'{key}' is varied by `paired`: change the lists in the file"
+        elif config.tune is not None and key in config.tune.space:
+            message = (
+                f"'{key}' is chosen by `tune`: change what it tries, as in --set 'tune.{key}={{low: ..., high: ...}}'"
+            )
         else:
             continue
         raise ConfigError(document.problem(("base", *key_path(key)), message))

@@ -14,10 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from titanlab.sweeps.progress import COMPLETE, RUNNING, STOPPED, WAITING, Progress, Row, duration, failures
+from titanlab.sweeps.progress import COMPLETE, GIVEN_UP, RUNNING, STOPPED, WAITING, Progress, Row, duration, failures
 from titanlab.sweeps.trial_record import TrialRecord
 
-STYLES = {WAITING: "dim", RUNNING: "cyan", COMPLETE: "green", STOPPED: "yellow"}
+STYLES = {WAITING: "dim", RUNNING: "cyan", COMPLETE: "green", STOPPED: "yellow", GIVEN_UP: "dim"}
 TALLEST = 24  # rows; a longer sweep shows what runs, what failed and what ended last
 MOST_FAILURES = 3  # that say why while the sweep runs; its end lists all
 REFRESH = 1.0  # seconds
@@ -57,12 +57,14 @@ class SweepDisplay:
     def started(self, key: str) -> None:
         """See `Watcher`."""
         row = self.progress.start(key)
-        self._say(row, "started" if row.attempt == 1 else f"started again (attempt {row.attempt})")
+        again = "goes on" if row.step and row.metric else f"started again (attempt {row.attempt})"
+        self._say(row, "started" if row.attempt == 1 else again)
 
     def died(self, key: str) -> None:
         """See `Watcher`."""
         row = self.progress.rows[key]
         row.status = WAITING
+        row.look(self.progress.metric)
         self._say(row, f"lost its process at step {row.step}; it will go on from its checkpoint")
 
     def ended(self, key: str, record: TrialRecord) -> None:
@@ -70,8 +72,15 @@ class SweepDisplay:
         row = self.progress.rows[key]
         with self._lock:
             row.take(record, self.progress.metric)
-        value = "" if row.objective is None else f", {self.progress.metric} {row.objective:.4g}"
-        self._say(row, f"failed: {row.reason}" if record.failed else f"{record.status} at step {row.step}{value}")
+        metric = row.metric or self.progress.metric
+        value = "" if row.objective is None else f", {metric} {row.objective:.4g}"
+        how = "paused" if record.status == STOPPED and row.metric else record.status
+        failed = record.failed and not row.is_over  # that a point of the tuning diverged is a finding
+        self._say(row, f"failed: {row.reason}" if failed else f"{how} at step {row.step}{value}")
+
+    def remark(self, text: str) -> None:
+        """See `Watcher`."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _say(self, row: Row, what: str) -> None:
         if self._live is not None:
@@ -122,13 +131,14 @@ def trial_table(rows: list[Row], metric: str) -> Table:
     table.add_column("seed", justify="right")
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column(metric, justify="right", no_wrap=True)
+    shown = dict.fromkeys(row.metric or metric for row in rows)  # while tuning, that of its points comes first
+    table.add_column("\n".join(shown) or metric, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for row in rows:
         table.add_row(
             escape(row.variant),
             str(row.seed),
-            f"{row.step}/{row.steps}",
+            row.position,
             "" if row.loss is None else f"{row.loss:.4g}",
             "" if row.objective is None else f"{row.objective:.4g}",
             Text(row.status.replace("_", " "), style=STYLES.get(row.status, "red")),

@@ -55,6 +55,7 @@ def part(plan: Plan, only: str) -> Plan:
         baseline=baseline,
         refused=refused,
         notes=(*plan.notes, *notes),
+        others=(*plan.others, *(trial.key for trial in plan.trials if trial.key not in keys)),
     )
 
 

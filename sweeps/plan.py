@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from titanlab.platform.budgets import Budget
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.run_config import RunConfig
 from titanlab.sweeps.aims import Aim, Candidate, aim_of, find_baseline, references_of
 from titanlab.sweeps.design import Design, design
 from titanlab.sweeps.expansion import Expansion, Found, Refused, expand, problems_of_cells
 from titanlab.sweeps.grid import Runs, base_run
-from titanlab.sweeps.inequalities import inequalities
+from titanlab.sweeps.inequalities import inequalities, timed
 from titanlab.sweeps.language import Resources, Sweep
+from titanlab.sweeps.match_terms import Matched
+from titanlab.sweeps.matching import match_cells
 from titanlab.sweeps.references import Reference
+from titanlab.sweeps.tuning import Tuning
+from titanlab.sweeps.tuning_checks import tuning_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,13 @@ class Trial:
     cell_key: str
     seed: int
     config: RunConfig
+    stage: Literal["tune", "final"] = "final"
+    """`tune`: one of the trials by which a cell's settings are chosen; it is no part of the comparison."""
+    pending: bool = False
+    """Whether its settings are chosen by tuning that has not ended; its key is then no run's, and its config the
+    base's."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """What tuning tries in it, or chose for it: dotted key -> value."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,11 @@ class Cell:
     """Bytes of all state a sequence takes, keys and values included; None: a plug-in failed when it was counted."""
     flops: float | None
     """Floating-point operations a token of the forward pass; None: as above."""
+    budget: Budget
+    """Of each trial."""
     is_baseline: bool
+    match: Matched | None = None
+    """What it was brought to; None without `match`, and for a baseline that the others are brought to."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +90,34 @@ class Plan:
     """Published values to stand beside the sweep's own, each with its metric."""
     refused: tuple[Refused, ...] = ()
     """Cells that cannot run, of a `survey`; a plan that is run has none."""
+    tuning: Tuning | None = None
+    """What is chosen for every cell before cells are compared; `titanlab.sweeps.stages` says how far it is."""
+    others: tuple[str, ...] = ()
+    """Keys of the sweep's trials that this part of it leaves out."""
 
     def cell(self, key: str) -> Cell:
         """The cell of a `cell_key`."""
         return next(cell for cell in self.cells if cell.key == key)
 
     @property
+    def stages(self) -> tuple[Trial, ...]:
+        """All trials in running order: those of the tuning that are known by now, then those that are compared."""
+        if self.tuning is None:
+            return self.trials
+        tried = (trial for search in self.tuning.searches for point in search.tried for trial in point.trials)
+        return tuple({trial.key: trial for trial in (*tried, *self.trials)}.values())
+
+    @property
     def summary(self) -> str:
         """`N trials (C cells x S seeds)`; a part of a sweep may leave out some seeds of some cells."""
         full = len(self.trials) == len(self.cells) * len(self.seeds)
         seeds = f" x {len(self.seeds)} seeds" if full else ""
-        return f"{len(self.trials)} trials ({len(self.cells)} cells{seeds})"
+        cells = f"{len(self.cells)} cells"
+        if self.tuning is None:
+            return f"{len(self.trials)} trials ({cells}{seeds})"
+        tuned, runs = len(self.cells) * self.tuning.runs, self.tuning.runs
+        parts = f"{tuned} to tune ({cells} x {runs}), {len(self.trials)} to compare ({cells}{seeds})"
+        return f"{tuned + len(self.trials)} trials: {parts}"
 
 
 def make_plan(sweep: Sweep) -> Plan:
@@ -122,9 +155,18 @@ def survey(sweep: Sweep) -> Plan:
         raise ConfigError(problems_of_cells(expansion.refused))
     aim = aim_of(sweep, [found.run for found in kept])
     baseline = _baseline(sweep, designed, expansion, runs)
+    if sweep.config.match is not None:
+        named = None if baseline is None else kept[baseline].point
+        expansion = match_cells(sweep, runs, expansion, baseline)
+        kept = expansion.found
+        baseline = next((index for index, found in enumerate(kept) if found.point is named), None)
+        if not kept:
+            raise ConfigError(problems_of_cells(expansion.refused))
     seeds = sweep.config.seeds or (base.train.seed,)
-    cells = tuple(_cell(found, seeds, is_baseline=index == baseline) for index, found in enumerate(kept))
+    tuning = tuning_of(sweep, designed.points, kept, seeds, aim)
+    cells = tuple(_cell(found, seeds, index == baseline, tuning is not None) for index, found in enumerate(kept))
     costs = [found.costs for found in kept]
+    timed_notes = timed([found.budget for found in kept])
     return Plan(
         name=sweep.config.name,
         id=sweep.config.id,
@@ -137,9 +179,10 @@ def survey(sweep: Sweep) -> Plan:
         objective=aim,
         resources=sweep.config.resources,
         baseline=None if baseline is None else cells[baseline],
-        notes=(*designed.notes, *expansion.notes, *_remarks(kept), *inequalities(costs)),
+        notes=(*designed.notes, *expansion.notes, *_remarks(kept), *inequalities(costs), *timed_notes),
         references=references_of(sweep, [found.run for found in kept], aim),
         refused=expansion.refused,
+        tuning=tuning,
     )
 
 
@@ -164,15 +207,25 @@ def _remarks(kept: Sequence[Found]) -> list[str]:
     return list(dict.fromkeys(remark for remark in remarks if remark))
 
 
-def _cell(found: Found, seeds: tuple[int, ...], is_baseline: bool) -> Cell:
+def trial_name(name: str) -> str:
+    """What a trial is called, no longer than a name may be."""
+    return name if len(name) <= 200 else f"{name[:180]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def pending_key(cell_key: str, seed: int) -> str:
+    """What stands for the key of a trial whose settings are not chosen yet."""
+    return f"untuned-{cell_key}-{seed}"
+
+
+def _cell(found: Found, seeds: tuple[int, ...], is_baseline: bool, is_tuned: bool) -> Cell:
     trials, costs = [], found.costs
     for seed in seeds:
-        name = f"{found.variant} seed={seed}"
-        name = name if len(name) <= 200 else f"{name[:180]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        name = trial_name(f"{found.variant} seed={seed}")
         train = found.run.train.model_copy(update={"seed": seed})  # both are checked: no need to validate again
         run = found.run.model_copy(update={"name": name, "train": train})
-        trials.append(Trial(run.key, found.key, seed, run))
+        key = pending_key(found.key, seed) if is_tuned else run.key
+        trials.append(Trial(key, found.key, seed, run, pending=is_tuned))
     return Cell(
         found.key, found.variant, found.point.values(), tuple(trials),
-        costs.parameters, costs.memory_bytes, costs.state_bytes, costs.flops, is_baseline,
+        costs.parameters, costs.memory_bytes, costs.state_bytes, costs.flops, found.budget, is_baseline, found.match,
     )  # fmt: skip

@@ -16,6 +16,8 @@ from titanlab.sweeps.readable import readable_bytes, readable_count
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from titanlab.sweeps.probe import Probed
+
 LARGEST_TABLE = 200
 """Trials beyond which the screen shows an overview."""
 
@@ -34,6 +36,9 @@ def trial_table(plan: Plan, states: States) -> Table:
     table.add_column("variant", overflow="fold")
     for heading in ("seed", "parameters", "memory state", "state in all", "FLOPs/token"):
         table.add_column(heading, justify="right")
+    is_matched = any(cell.match is not None for cell in plan.cells)
+    if is_matched:
+        table.add_column("matched")
     table.add_column("key")
     if states:
         table.add_column("state")
@@ -41,9 +46,12 @@ def trial_table(plan: Plan, states: States) -> Table:
     for trial in plan.trials:
         cell = cells[trial.cell_key]
         state_in_all = "" if cell.state_bytes is None else readable_bytes(cell.state_bytes)
-        sizes = (f"{cell.parameters:,}", readable_bytes(cell.memory_bytes), state_in_all, readable_count(cell.flops))
+        sizes = [f"{cell.parameters:,}", readable_bytes(cell.memory_bytes), state_in_all, readable_count(cell.flops)]
+        if is_matched:
+            sizes.append("as written" if cell.match is None else cell.match.words)
         state = (states.get(trial.key, "planned"),) if states else ()
-        table.add_row(cell.variant, str(trial.seed), *sizes, trial.key, *state)
+        key = "after tuning" if trial.pending else trial.key
+        table.add_row(cell.variant, str(trial.seed), *sizes, key, *state)
     return table
 
 
@@ -63,6 +71,7 @@ def overview(plan: Plan, states: States) -> Table:
     table.add_row("memory state", _range((cell.memory_bytes for cell in plan.cells), readable_bytes))
     table.add_row("state in all", _range((cell.state_bytes for cell in plan.cells), readable_bytes))
     table.add_row("FLOPs/token", _range((cell.flops for cell in plan.cells), readable_count))
+    table.add_row("steps", _range((cell.budget.steps for cell in plan.cells), "{:,}".format))
     if states:
         counts = Counter(states.get(trial.key, "planned") for trial in plan.trials)
         table.add_row("state", ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
@@ -83,23 +92,34 @@ def note_lines(plan: Plan) -> list[str]:
     return [f"note: {note}" for note in plan.notes[:SHOWN_NOTES]] + ([f"and {more} more notes"] if more > 0 else [])
 
 
-def plan_csv(plan: Plan, states: States) -> str:
+def plan_csv(plan: Plan, states: States, probed: Mapping[str, Probed] | None = None) -> str:
     """Every trial as a line of CSV with the settings that its cell varies; cells that cannot run at the end."""
     keys = _keys([*plan.cells, *plan.refused])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     costs = ["parameters", "memory_bytes", "state_bytes", "flops_per_token"]
-    writer.writerow(["variant", "seed", "baseline", *costs, "key", "cell_key", "state", "reason", *keys])
+    costs += ["steps", "tokens", "training_flops", "training_seconds", "matched_value", "matched_deviation"]
+    costs += ["step_seconds", "peak_bytes"]
+    # Only a tuned sweep has these, so that other tables stay as their readers know them.
+    tuned = [] if plan.tuning is None else ["stage", *plan.tuning.space]
+    writer.writerow(["variant", "seed", "baseline", *costs, "key", "cell_key", "state", "reason", *keys, *tuned])
     cells = {cell.key: cell for cell in plan.cells}
-    for trial in plan.trials:
+    for trial in plan.stages:
         cell = cells[trial.cell_key]
+        budget = cell.budget
         numbers = [cell.parameters, cell.memory_bytes, cell.state_bytes, cell.flops]
+        numbers += [budget.steps, budget.tokens, budget.flops, budget.amount if budget.unit == "seconds" else None]
+        numbers += [None, None] if cell.match is None else [cell.match.value, round(cell.match.deviation, 6)]
+        measured = (probed or {}).get(cell.key)
+        numbers += [None, None] if measured is None else [measured.seconds, measured.peak_bytes]
         state = states.get(trial.key, "planned")
-        head = [cell.variant, trial.seed, str(cell.is_baseline).lower(), *numbers, trial.key, cell.key, state, ""]
-        writer.writerow([*head, *_values(cell.settings, keys)])
+        key = "" if trial.pending else trial.key
+        head = [cell.variant, trial.seed, str(cell.is_baseline).lower(), *numbers, key, cell.key, state, ""]
+        values = {**trial.values, "stage": trial.stage}
+        writer.writerow([*head, *_values(cell.settings, keys), *_values(values, tuned)])
     for refused in plan.refused:
         reason = "; ".join(str(problem) for problem in refused.problems)
-        head = [refused.variant, "", "false", "", "", "", "", "", "", "invalid", reason]
+        head = [refused.variant, "", "false", *[""] * len(costs), "", "", "invalid", reason]
         writer.writerow([*head, *_values(refused.settings, keys)])
     return text.getvalue()
 

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,9 @@ from titanlab.platform.errors import ConfigError, Problem
 from titanlab.sweeps.executor import Executor, Watcher, check_fits, machine_cpus, machine_gpus
 from titanlab.sweeps.interruption import Interruption
 from titanlab.sweeps.language import Resources
+from titanlab.sweeps.ray_folders import RayFolder, make_ray_folder
+from titanlab.sweeps.ray_watch import RayLostError, RayWatch
+from titanlab.sweeps.streams import LastingStream
 from titanlab.sweeps.trainable import Job, tune_trial
 from titanlab.sweeps.trial_record import TrialRecord
 
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 
 OBJECT_STORE = 80 * 2**20  # bytes; the default takes 30 % of the machine's memory, and trials share nothing
 PATIENCE = 10.0  # seconds for a cluster's port to answer
-LONGEST_TEMPORARY = 40  # characters: a socket's path below it may have 107
 
 _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a configuration mean what they mean to the driver
@@ -51,7 +53,8 @@ class RayExecutor(Executor):
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address
-        self._temporary: Path | None = None
+        self._temporary: RayFolder | None = None
+        self._token = secrets.token_hex(32)  # one a process: Ray remembers the first
         self._connected = False
 
     def check(self, resources: Resources) -> None:
@@ -70,15 +73,53 @@ class RayExecutor(Executor):
         self, jobs: Sequence[Job], resources: Resources, watcher: Watcher, interruption: Interruption, folder: Path
     ) -> None:
         """See `Executor.execute`. What Ray prints goes to `ray.log` in the folder."""
-        with open(folder / "ray.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        with open(folder / "ray.log", "w", encoding="utf-8") as file:
+            log: Any = LastingStream(file)
+            with redirect_stdout(log), redirect_stderr(log):
+                self._execute(jobs, resources, watcher, interruption, folder)
+
+    def _execute(
+        self, jobs: Sequence[Job], resources: Resources, watcher: Watcher, interruption: Interruption, folder: Path
+    ) -> None:
+        """Starts Ray again if it was lost, as often as a trial may lose its process."""
+        self._connect()
+        interruption.listen()  # Ray took SIGTERM
+        left = list(jobs)
+        for again in range(resources.retries, -1, -1):
+            relay = _Relay(watcher, interruption)
+            lost = self._fit(left, resources, relay, folder)
+            if not lost:
+                return
+            left = [job for job in left if job.key not in relay.over]
+            if not left:
+                return
+            relay.lose(lost, again=again > 0 and not interruption.requested)
+            if not again or interruption.requested:
+                return
             self._connect()
-            interruption.listen()  # Ray took SIGTERM
-            if not interruption.requested:
-                storage = self._temporary or folder / "tune"  # a cluster's nodes must all see it
-                try:
-                    _tuner(jobs, resources, _Relay(watcher, interruption), storage).fit()
-                finally:
-                    shutil.rmtree(folder / "tune", ignore_errors=True)
+            interruption.listen()
+
+    def _fit(self, jobs: Sequence[Job], resources: Resources, relay: _Relay, folder: Path) -> str:
+        """Runs the trials; if Ray itself was lost meanwhile, leaves it and says what was."""
+        if relay.interruption.requested:
+            return ""
+        # A cluster's nodes must all see it.
+        parent = folder if self._temporary is None else self._temporary.path
+        storage = parent / "tune"
+        shutil.rmtree(storage, ignore_errors=True)  # of an earlier round, or a killed driver
+        watch = RayWatch()
+        try:
+            with watch.watching() if self.address is None else nullcontext():
+                _tuner(jobs, resources, relay, storage).fit()
+        except (RayLostError, Exception):  # Ray turns the one into errors of its own, and has its own when it is lost
+            if not watch.lost:
+                raise
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+        if watch.lost:
+            self.close()
+            watch.end_workers()
+        return watch.lost
 
     def close(self) -> None:
         """Leaves Ray, and ends it if it was started here."""
@@ -88,7 +129,7 @@ class RayExecutor(Executor):
             ray.shutdown()
             self._connected = False
         if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.remove()
             self._temporary = None
 
     def _connect(self) -> None:
@@ -98,30 +139,30 @@ class RayExecutor(Executor):
             os.environ.setdefault(name, value)
         if self.address is None:
             # Of this run alone: Ray would else keep one token for all runs in the home folder.
-            os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+            os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", self._token
         import ray
 
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        # Called in an empty folder: its workers import whatever Python files lie where Ray is called.
         if self.address is not None:
             _check_answers(self.address)
             try:
-                ray.init(address=self.address, **quiet)
+                with tempfile.TemporaryDirectory() as empty, chdir(empty):
+                    ray.init(address=self.address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise _no_cluster(self.address, str(error).strip().splitlines()[0]) from None
         else:
-            parent = tempfile.gettempdir()
-            self._temporary = Path(
-                tempfile.mkdtemp(prefix="titanlab-ray-", dir=parent if len(parent) <= LONGEST_TEMPORARY else "/tmp")
-            )
-            ray.init(
-                num_cpus=machine_cpus(),
-                num_gpus=machine_gpus(),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE,
-                _temp_dir=str(self._temporary),
-                **quiet,
-            )
+            self._temporary = make_ray_folder()
+            with chdir(self._temporary.empty):
+                ray.init(
+                    num_cpus=machine_cpus(),
+                    num_gpus=machine_gpus(),
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE,
+                    _temp_dir=str(self._temporary.inner),
+                    **quiet,
+                )
         self._connected = True
 
 
@@ -181,6 +222,7 @@ class _Relay:
     def __init__(self, watcher: Watcher, interruption: Interruption) -> None:
         self.watcher, self.interruption = watcher, interruption
         self.running: set[str] = set()
+        self.over: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes its callbacks into a state that is never read
@@ -197,21 +239,40 @@ class _Relay:
                 relay.watcher.started(_trial_key(trial))
 
             def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-                relay.running.discard(_trial_key(trial))
-                relay.watcher.ended(_trial_key(trial), TrialRecord(**json.loads(result["record"])))
+                relay.end(_trial_key(trial), TrialRecord(**json.loads(result["record"])))
 
             def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
                 relay.running.discard(_trial_key(trial))
                 relay.watcher.died(_trial_key(trial))
 
             def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-                relay.running.discard(_trial_key(trial))
-                relay.watcher.ended(_trial_key(trial), _lost(trial))
+                relay.end(_trial_key(trial), _lost(trial))
 
             def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
                 relay.stop_if_asked()
 
         return Callback()
+
+    def end(self, key: str, record: TrialRecord) -> None:
+        """A trial is over."""
+        self.running.discard(key)
+        self.over.add(key)
+        self.watcher.ended(key, record)
+
+    def lose(self, what: str, *, again: bool) -> None:
+        """Ray itself is gone, and so is every running trial's process.
+
+        Args:
+            again: whether Ray is started once more.
+        """
+        self.watcher.remark(f"Ray's {what} died{'; starting Ray again' if again else ''}")
+        for key in sorted(self.running):
+            if again:
+                self.watcher.died(key)
+            else:
+                message = f"Ray's {what} died, and with it the trial's process; see resources.retries"
+                self.watcher.ended(key, TrialRecord("failed", error_type="RayDied", message=message, may_pass=True))
+        self.running.clear()
 
     def stop_if_asked(self) -> None:
         """Ends the experiment once its running trials have written their checkpoints."""

@@ -14,10 +14,10 @@ def readable_bytes(size: int) -> str:
 
 
 def readable_count(number: float | None) -> str:
-    """`640`, `37 k`, `1.2 M`, `45 G`: two or three digits; nothing for one that is not known."""
+    """`640`, `37 k`, `1.2 M`, `45 G` (then T, P, E): two or three digits; nothing for one that is not known."""
     if number is None:
         return ""
-    units = ["", " k", " M", " G", " T"]
+    units = ["", " k", " M", " G", " T", " P", " E"]
     while number >= 999.5 and len(units) > 1:
         number, units = number / 1000, units[1:]
     return f"{number:.0f}{units[0]}" if number >= 10 or not units[0] else f"{number:.1f}{units[0]}"

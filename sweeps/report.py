@@ -5,25 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from titanlab.platform.files import write_atomically
+from titanlab.platform.config import digest
+from titanlab.platform.files import slug, write_atomically
 from titanlab.sweeps.curves import Curves, read_curves
 from titanlab.sweeps.factors import Effects
 from titanlab.sweeps.report_csv import cells_csv, effects_csv, trials_csv
 from titanlab.sweeps.report_html import html_page
 from titanlab.sweeps.report_markdown import markdown
 from titanlab.sweeps.summary import Summary
+from titanlab.sweeps.tuning_report import tuning_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 MARKDOWN, CSV, TRIALS, EFFECTS, PAGE = "report.md", "report.csv", "trials.csv", "effects.csv", "report.html"
+TUNING = "tuning.csv"
+WHOLE = "report"
 PICTURES = {
     "comparison": "Cells compared",
     "curves": "Learning curves",
     "trade_offs": "Quality against cost",
     "effects": "What each axis does",
     "interactions": "Which axes depend on each other",
+    "tuning": "Quality against what was tuned",
 }
 """File name and title, in the order of the report."""
 
@@ -59,6 +64,8 @@ def write_report(summary: Summary, trials: Path, folder: Path) -> Written:
     }
     if isinstance(summary.effects, Effects):
         texts[EFFECTS] = effects_csv(summary.effects)
+    if summary.plan.tuning is not None:
+        texts[TUNING] = tuning_csv(summary.plan)
     for name, text in texts.items():
         write_atomically(folder / name, text)
     files = [folder / name for name in texts] + [path for paths in pictures.values() for path in paths]
@@ -66,10 +73,18 @@ def write_report(summary: Summary, trials: Path, folder: Path) -> Written:
     return Written(files, curves.unreadable)
 
 
-def log_report(client: MlflowClient, parent_run_id: str, files: list[Path]) -> None:
-    """Keeps the files with the sweep's own run in MLflow, under `report/`; logged again, they are replaced."""
+def log_report(client: MlflowClient, parent_run_id: str, files: list[Path], name: str = WHOLE) -> None:
+    """Keeps the files with the sweep's own run in MLflow, under `name`; logged again, they are replaced."""
     for file in files:
-        client.log_artifact(parent_run_id, str(file), "report")
+        client.log_artifact(parent_run_id, str(file), name)
+
+
+def report_name(only: str | None) -> str:
+    """The folder of a report: `report`, and within it one for each part of the sweep that was asked for."""
+    if only is None:
+        return WHOLE
+    # `depth < 2` and `depth == 2` are the same but for what a path leaves out.
+    return f"{WHOLE}/only-{slug(only)[:60]}-{digest(only)[:8]}"
 
 
 def _draw(summary: Summary, curves: Curves, folder: Path) -> dict[str, list[Path]]:
@@ -80,6 +95,7 @@ def _draw(summary: Summary, curves: Curves, folder: Path) -> dict[str, list[Path
     from titanlab.sweeps.figures.learning_curves import draw_curves
     from titanlab.sweeps.figures.style import save, styled
     from titanlab.sweeps.figures.trade_offs import draw_trade_offs
+    from titanlab.sweeps.figures.tuning import draw_tuning
 
     found = summary.effects
     with styled():
@@ -87,6 +103,7 @@ def _draw(summary: Summary, curves: Curves, folder: Path) -> dict[str, list[Path
             "comparison": draw_comparison(summary),
             "curves": draw_curves(summary, curves),
             "trade_offs": draw_trade_offs(summary),
+            "tuning": draw_tuning(summary.plan, [row.cell.key for row in summary.rows]),
         }
         if isinstance(found, Effects):
             figures |= {"effects": draw_effects(summary, found), "interactions": draw_interactions(summary, found)}
@@ -95,6 +112,6 @@ def _draw(summary: Summary, curves: Curves, folder: Path) -> dict[str, list[Path
 
 def _remove_stale(folder: Path, files: list[Path]) -> None:
     """A picture of trials that were run differently since would mislead."""
-    ours = [f"{name}.{kind}" for name in (*PICTURES, "report") for kind in ("png", "svg")] + [EFFECTS]
+    ours = [f"{name}.{kind}" for name in (*PICTURES, "report") for kind in ("png", "svg")] + [EFFECTS, TUNING]
     for path in {folder / name for name in ours} - set(files):
         path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from titanlab.sweeps.fronts import front_lines
 from titanlab.sweeps.report_markdown import EFFECT_HEADINGS, MOST_TRIALS, effect_texts, first
 from titanlab.sweeps.report_table import aim_words, columns, leading_rows, left_out
 from titanlab.sweeps.summary import Row, Summary
+from titanlab.sweeps.tuning_report import tuning_lines
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -64,6 +65,8 @@ def html_page(summary: Summary, pictures: Sequence[tuple[Path, str]]) -> str:
         parts += ["<h2>Effects of the axes</h2>", _table(EFFECT_HEADINGS, effect_texts(summary.effects), words)]
     if lines := front_lines(summary):
         parts += ["<h2>Fronts</h2>", _list(lines)]
+    if lines := tuning_lines(plan):
+        parts += ["<h2>Tuning</h2>", _list(lines)]
     if summary.unfinished:
         parts += ["<h2>Trials without a result</h2>", _list(first(unfinished_lines(summary), MOST_TRIALS))]
     parts += [

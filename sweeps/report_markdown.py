@@ -11,6 +11,7 @@ from titanlab.sweeps.inference.effects import Effect
 from titanlab.sweeps.readable import readable_interval, readable_p, readable_signed
 from titanlab.sweeps.report_table import aim_words, columns, leading_rows, left_out
 from titanlab.sweeps.summary import Summary
+from titanlab.sweeps.tuning_report import tuning_lines
 
 EFFECT_HEADINGS = ("effect", "difference", "95 % interval", "p (Holm)", "verdict")
 MOST_EFFECTS = 40
@@ -35,6 +36,8 @@ def markdown(summary: Summary, pictures: Sequence[tuple[str, str]]) -> str:
         parts.append(["## Effects of the axes", "", *_table(EFFECT_HEADINGS, effect_texts(summary.effects))])
     if lines := front_lines(summary):
         parts.append(["## Fronts", "", *_items(lines)])
+    if lines := tuning_lines(summary.plan):
+        parts.append(["## Tuning", "", *_items(lines)])
     for file, title in pictures:
         parts.append([f"## {title}", "", f"![{title}]({file})"])
     if summary.unfinished:

@@ -15,6 +15,7 @@ from titanlab.sweeps.inference.comparisons import Comparison, Verdict, compare, 
 from titanlab.sweeps.inference.intervals import Estimate, bootstrap_interval, estimate, mean_of
 from titanlab.sweeps.inference.ranking import Places, places
 from titanlab.sweeps.plan import Cell, Plan, Trial
+from titanlab.sweeps.stages import standing
 from titanlab.sweeps.trial_record import is_training, read_record
 
 UNDECIDED = ("not begun", "stopped", "running")
@@ -103,6 +104,7 @@ class Summary:
 
 def summarize(plan: Plan, trials: Path) -> Summary:
     """The comparison of a plan's trials as they stand in `trials`, the folder with one folder a trial."""
+    plan = standing(plan, trials).plan
     results: dict[str, Mapping[str, float]] = {}
     unfinished = []
     variants = {cell.key: cell.variant for cell in plan.cells}

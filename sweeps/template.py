@@ -26,7 +26,7 @@ base:
     architecture: {type: lmm}
     memory: {type: titans, depth: 1, momentum: token, keep: token, heads: 2, chunk_size: 16}
   task: {type: mqar, vocab: 32, pairs: 4, length: 32}
-  train: {steps: 200, batch_size: 16, learning_rate: 5.0e-3}
+  train: {steps: 200, batch_size: 16, learning_rate: 5.0e-3}  # or tokens, flops, seconds instead of steps
 
 # Dotted key -> values; every combination is a cell.
 axes:
@@ -36,7 +36,7 @@ axes:
 
 # Keys that vary together: the first values, then the second ones. Crossed with the axes.
 #paired:
-#  - {model.dim: [32, 64], train.learning_rate: [5.0e-3, 2.0e-3]}
+#  - {model.dim: [32, 64], model.memory.heads: [2, 4]}
 
 # An axis that varies only where a condition holds; elsewhere its setting is as in the base.
 #when:
@@ -60,10 +60,19 @@ cells:
 # A number, or a list such as [0, 1, 2]. Every cell runs with the same seeds, so differences are taken seed by seed.
 seeds: 2
 
+# Every cell brought to equal `parameters`, `state` or `flops` by one width: to a number, or to the baseline's own.
+#match: {on: parameters, vary: model.expansion, to: 150000, tolerance: 0.02}
+
+# Settings of training chosen for every cell, with the same effort, before the comparison and without its test split.
+#tune:
+#  train.learning_rate: {low: 1.0e-3, high: 1.0e-1}
+#  train.weight_decay: {choices: [0.0, 0.1]}
+#  trials: 8
+
 # What the report compares every cell to. Without `ablate` it names one planned cell; `ablate` varies it.
 #baseline: {model.memory.depth: 1, model.memory.momentum: none}
 # The first metric of the task by default; `cost/...` and `val/...` work too.
 #objective: {metric: final/accuracy, direction: max}
 # Of one trial; a fraction of a GPU shares it.
-#resources: {cpu: 1, gpu: 0}
+#resources: {cpu: 1, gpu: 0, retries: 2, failure_retries: 0}
 """

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ import torch
 from pydantic import ValidationError
 
 from titanlab.platform.config import problems_of
-from titanlab.platform.errors import ConfigError, NonFiniteLossError
+from titanlab.platform.errors import ConfigError, DiskFullError
 from titanlab.platform.plugins import Plugin, install
 from titanlab.platform.run_config import RunConfig
 from titanlab.platform.tracking.sync import JournalSync
 from titanlab.platform.training.loop import train
 from titanlab.platform.training.run_directory import METRICS
-from titanlab.sweeps.trial_record import Status, TrialRecord, begin_attempt, write_failure
+from titanlab.sweeps.failure import failure_of
+from titanlab.sweeps.trial_record import TrialRecord, begin_attempt, write_failure
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Job:
     gpu: float
     stop_file: str
     """A trial that sees this file writes a checkpoint and stops."""
+    pause_at: int | None = None
+    """A step after which it stops, evaluated on the validation split; see `titanlab.sweeps.halving`."""
 
 
 def run_trial(job: Job) -> TrialRecord:
@@ -54,27 +56,31 @@ def run_trial(job: Job) -> TrialRecord:
         return TrialRecord("stopped")  # its turn came after the driver was asked to stop
     sync = JournalSync(job.tracking_uri, job.run_id, folder / METRICS)
     sync.prepare()
-    attempt = begin_attempt(folder)
+    try:
+        attempt = begin_attempt(folder)
+    except (DiskFullError, OSError) as error:
+        return failure_of(error)
     sync.start({"trial.attempt": str(attempt)})
     record, finished = _train(job, folder)
     if record.failed:
-        write_failure(folder, record)
+        with suppress(DiskFullError, OSError):  # the driver has the record, and tries too
+            write_failure(folder, record)
     sync.close(finished=finished)
     return record
 
 
 def _train(job: Job, folder: Path) -> tuple[TrialRecord, dict[str, str] | None]:
     """The trial's record, and the tags of a finished run."""
+    warnings: list[str] = []
     try:
         for plugin in job.plugins:
             install(plugin)
         with _threads(job.cpu):
-            outcome = train(_config(job), folder, should_stop=_stop_check(Path(job.stop_file)))
-    except NonFiniteLossError as error:
-        return _failure("diverged", error), None
+            stop = _stop_check(Path(job.stop_file))
+            outcome = train(_config(job), folder, should_stop=stop, warn=warnings.append, pause_at=job.pause_at)
     except (Exception, SystemExit) as error:  # a plug-in may raise anything; it must cost no other trial anything
-        return _failure("out_of_memory" if _is_out_of_memory(error) else "failed", error), None
-    record = TrialRecord(outcome.status, outcome.step, dict(outcome.metrics))
+        return failure_of(error, warnings), None
+    record = TrialRecord(outcome.status, outcome.step, dict(outcome.metrics), warnings=warnings)
     return record, {"data.digest": outcome.data_digest} if outcome.status == "complete" else None
 
 
@@ -112,19 +118,6 @@ def _threads(cpu: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _failure(status: Status, error: BaseException) -> TrialRecord:
-    name = "OutOfMemory" if status == "out_of_memory" else type(error).__name__
-    trace = "".join(traceback.format_exception(error))
-    return TrialRecord(status, error_type=name, message=str(error), traceback=trace)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # The CPU allocator has no error class of its own.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def tune_trial(config: Mapping[str, Any], jobs: Mapping[str, Job], folder: str) -> None:

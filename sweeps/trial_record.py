@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from filelock import FileLock, Timeout
 
+from titanlab.platform.errors import DamagedCheckpointError
 from titanlab.platform.files import write_atomically
 from titanlab.platform.training.run_directory import LOCK, read_outcome
 
-Status: TypeAlias = Literal["complete", "stopped", "diverged", "out_of_memory", "failed"]
+Status: TypeAlias = Literal["complete", "stopped", "diverged", "out_of_memory", "disk_full", "failed"]
+FAILED: tuple[Status, ...] = ("failed", "out_of_memory", "disk_full", "diverged")
 
 FAILURE, ATTEMPT = "failure.json", "attempt.json"
 
@@ -28,17 +30,23 @@ class TrialRecord:
     """What the last attempt at a trial came to."""
 
     status: Status
-    """`stopped` waits to be resumed; the last three are failures."""
+    """`stopped` waits to be resumed; those in `FAILED` are failures."""
     step: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     error_type: str = ""
     message: str = ""
     traceback: str = ""
+    data_digest: str = ""
+    """sha256 of the data of a complete trial."""
+    may_pass: bool = False
+    """Of a failure: whether another attempt could end otherwise; not so for settings, shapes, code and numbers."""
+    warnings: Sequence[str] = ()
+    """What went wrong and was mended: a damaged checkpoint, say."""
 
     @property
     def failed(self) -> bool:
         """Whether it ended in an error."""
-        return self.status in ("diverged", "out_of_memory", "failed")
+        return self.status in FAILED
 
     @property
     def reason(self) -> str:
@@ -48,17 +56,19 @@ class TrialRecord:
 
 
 def read_record(folder: Path) -> TrialRecord | None:
-    """How the trial stands; None if it was never begun.
-
-    Raises:
-        CheckpointError: the outcome in the folder is damaged.
-    """
-    finished = read_outcome(folder)
+    """How the trial stands; None if it was never begun."""
+    try:
+        finished = read_outcome(folder)
+    except DamagedCheckpointError as error:  # the next attempt finishes it again
+        return TrialRecord("failed", error_type="DamagedCheckpoint", message=str(error), may_pass=True)
     if finished is not None:
-        return TrialRecord("complete", finished[0], finished[1])
+        return TrialRecord("complete", finished[0], finished[1], data_digest=finished[2])
     failure = _read(folder / FAILURE)
     if failure is not None:
-        return TrialRecord(**failure)
+        try:
+            return TrialRecord(**failure)
+        except TypeError:  # of another version
+            return TrialRecord("failed", error_type="Unknown", message=f"{folder / FAILURE} cannot be read")
     return TrialRecord("stopped") if attempts(folder) else None
 
 
@@ -80,7 +90,7 @@ def begin_attempt(folder: Path) -> int:
 def attempts(folder: Path) -> int:
     """How many attempts were begun."""
     found = _read(folder / ATTEMPT)
-    return int(found["attempt"]) if found else 0
+    return int(found.get("attempt", 1)) if found else 0
 
 
 def is_training(folder: Path) -> bool:
@@ -98,6 +108,9 @@ def is_training(folder: Path) -> bool:
 
 def _read(path: Path) -> dict | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError:  # damaged: nothing that a new attempt needs
+        return None
+    return found if isinstance(found, dict) else None

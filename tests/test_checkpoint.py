@@ -1,5 +1,6 @@
 """Checkpoints: complete whenever the writer is killed, and honest about what they cannot give."""
 
+import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from titanlab.platform import files
-from titanlab.platform.errors import CheckpointError
+from titanlab.platform.errors import CheckpointError, DiskFullError
 from titanlab.platform.plugins import load_plugin
 from titanlab.platform.run_config import RunConfig
-from titanlab.platform.training import checkpoint
+from titanlab.platform.training import checkpoint, checkpoint_files
 from titanlab.platform.training.checkpoint import Position, load_checkpoint, load_model, save_checkpoint
 from titanlab.platform.training.optimizer import AdamW
 
@@ -62,6 +63,14 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
 
 
+def test_the_former_checkpoint_stays_beside_the_newest(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        Parts(step).save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint.old"]
+    (tmp_path / "checkpoint").rename(tmp_path / "away")
+    assert Parts(0).load(tmp_path) == Parts(2).position
+
+
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     assert Parts(0).load(tmp_path) is None
 
@@ -92,7 +101,7 @@ def slow_removal(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def killed_at_line(number: int) -> Iterator[None]:
     """Ends the process, as far as the code can tell, before the number-th line of what writes, renames and removes."""
-    sources = {checkpoint.__file__, files.__file__, remove_slowly.__code__.co_filename}
+    sources = {checkpoint.__file__, checkpoint_files.__file__, files.__file__, remove_slowly.__code__.co_filename}
     count = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -136,7 +145,7 @@ def test_a_kill_at_any_line_leaves_the_old_checkpoint_or_the_new_one(tmp_path: P
             outcomes.append(position.step)
             Parts(3).save(directory)  # and the next one is written over whatever was left
             assert parts.load(directory) == Parts(3).position
-            assert [path.name for path in directory.iterdir()] == ["checkpoint"]
+            assert {path.name for path in directory.iterdir()} <= {"checkpoint", "checkpoint.old"}
         else:
             break
     assert len(outcomes) > 30
@@ -166,30 +175,105 @@ def test_a_kill_at_any_line_of_the_next_save_spares_what_an_earlier_kill_left(
     assert number > 30
 
 
-def test_a_truncated_file_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    for name in ("model.safetensors", "training.pt"):
-        Parts(1).save(tmp_path)
-        path = tmp_path / "checkpoint" / name
-        path.write_bytes(path.read_bytes()[:-40])
-        with pytest.raises(
-            CheckpointError, match=rf"{name}: the checkpoint is incomplete or damaged .* remove its folder"
-        ):
-            Parts(0).load(tmp_path)
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
 
 
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
+def fill_with_garbage(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 8)
+
+
+DAMAGES = [truncate, flip_a_bit, fill_with_garbage, Path.unlink]
+FILES = ["model.safetensors", "training.pt"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_said_and_the_former_one_stands_in(tmp_path: Path, damage: Any, name: str) -> None:
+    for step in (1, 2):
+        Parts(step).save(tmp_path)
+    damage(tmp_path / "checkpoint" / name)
+    parts, said = Parts(0), []
+    assert load_checkpoint(tmp_path, CONFIG, parts.model, parts.optimizer, said.append) == Parts(1).position
+    assert parts.steps() == {1.0}
+    (warning,) = said
+    assert name in warning and "damaged" in warning and warning.endswith("the run goes on from step 1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.damaged", "checkpoint.old"]
+    Parts(3).save(tmp_path)  # and what was good is not pushed out by what was not
+    assert parts.load(tmp_path) == Parts(3).position
+
+
+def test_without_any_good_checkpoint_the_run_starts_from_its_first_step(tmp_path: Path) -> None:
+    for step in (1, 2):
+        Parts(step).save(tmp_path)
+    for folder in ("checkpoint", "checkpoint.old"):
+        flip_a_bit(tmp_path / folder / "model.safetensors")
+    parts, said = Parts(0), []
+    assert load_checkpoint(tmp_path, CONFIG, parts.model, parts.optimizer, said.append) is None
+    assert parts.steps() == {0.0}
+    assert len(said) == 2 and all("from its first step" in warning for warning in said)
+
+
+@pytest.mark.parametrize("damage", DAMAGES[:3])
+def test_damaged_weights_are_never_loaded_as_a_model(tmp_path: Path, damage: Any) -> None:
     Parts(1).save(tmp_path)
-    (tmp_path / "checkpoint" / "training.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"training\.pt: the checkpoint is incomplete"):
-        Parts(0).load(tmp_path)
+    damage(tmp_path / "checkpoint" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: the checkpoint is incomplete or damaged"):
+        load_model(tmp_path)
+
+
+def test_a_checkpoint_without_digests_of_an_earlier_titanlab_is_read(tmp_path: Path) -> None:
+    Parts(1).save(tmp_path)
+    (tmp_path / "checkpoint" / "sha256.json").unlink()
+    assert Parts(0).load(tmp_path) == Parts(1).position
+    truncate(tmp_path / "checkpoint" / "training.pt")
+    assert Parts(0).load(tmp_path) is None
 
 
 def test_files_of_two_checkpoints_are_not_taken_for_one(tmp_path: Path) -> None:
     Parts(1).save(tmp_path / "a")
     Parts(2).save(tmp_path / "b")
-    shutil.copy(tmp_path / "a" / "checkpoint" / "training.pt", tmp_path / "b" / "checkpoint" / "training.pt")
-    with pytest.raises(CheckpointError, match="weights are of step 2, its optimizer of 1"):
-        Parts(0).load(tmp_path / "b")
+    for name in ("training.pt", "sha256.json"):
+        shutil.copy(tmp_path / "a" / "checkpoint" / name, tmp_path / "b" / "checkpoint" / name)
+    (tmp_path / "b" / "checkpoint" / "sha256.json").unlink()
+    parts, said = Parts(0), []
+    assert load_checkpoint(tmp_path / "b", CONFIG, parts.model, parts.optimizer, said.append) is None
+    assert "weights are of step 2, its optimizer of 1" in said[0]
+
+
+def test_a_model_whose_code_changed_is_an_error_and_no_restart(tmp_path: Path) -> None:
+    Parts(1).save(tmp_path)
+    parts = Parts(0)
+    parts.model.register_parameter("newer", torch.nn.Parameter(torch.zeros(3)))
+    with pytest.raises(CheckpointError, match="does not fit the model .* its code is another"):
+        load_checkpoint(tmp_path, CONFIG, parts.model, parts.optimizer)
+    assert (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("room", [1, 20], ids=["weights", "optimizer"])
+def test_a_disk_that_fills_up_half_way_leaves_the_former_checkpoint(tmp_path: Path, room: int) -> None:
+    for step in (1, 2):
+        Parts(step).save(tmp_path)
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "checkpoint").iterdir()}
+    assert sizes["training.pt"] > sizes["model.safetensors"] + 20
+    limit = sizes["model.safetensors"] - 1 if room == 1 else sizes["model.safetensors"] + room
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(DiskFullError, match="cannot be written .File too large.; make room"):
+            Parts(3).save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "checkpoint.old"]
+    assert Parts(0).load(tmp_path) == Parts(2).position
+    flip_a_bit(tmp_path / "checkpoint" / "training.pt")
+    assert Parts(0).load(tmp_path) == Parts(1).position
 
 
 class Evil:
@@ -200,8 +284,8 @@ class Evil:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Parts(1).save(tmp_path)
     torch.save({"key": CONFIG.key, "position": Evil(), "optimizer": {}}, tmp_path / "checkpoint" / "training.pt")
-    with pytest.raises(CheckpointError):
-        Parts(0).load(tmp_path)
+    checkpoint_files.write_digests(tmp_path / "checkpoint")
+    assert Parts(0).load(tmp_path) is None
     assert "ran" not in capsys.readouterr().out
 
 
@@ -239,6 +323,7 @@ def rewrite(directory: Path, **metadata: str) -> None:
     path = directory / "checkpoint" / "model.safetensors"
     known = checkpoint._metadata(path)
     save_file(load_file(path), path, {**known, **metadata})
+    checkpoint_files.write_digests(path.parent)
 
 
 def test_another_schema_version_is_an_error(tmp_path: Path) -> None:

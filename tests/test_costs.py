@@ -412,7 +412,7 @@ def test_operations_of_training_are_three_forward_passes_of_every_token(tmp_path
 def test_counts_read_well() -> None:
     numbers = (None, 0, 640, 1_200, 37_100, 999_600, 1_234_567, 45e9, 3e15)
     assert [readable_count(number) for number in numbers] == [
-        *("", "0", "640", "1.2 k", "37 k", "1.0 M", "1.2 M", "45 G", "3000 T")
+        *("", "0", "640", "1.2 k", "37 k", "1.0 M", "1.2 M", "45 G", "3.0 P")
     ]
 
 

@@ -13,11 +13,11 @@ LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "commands")
 """From the lowest to the highest; a file may import its own layer and those before it."""
 
 FOUNDATIONS = (
-    {"errors", "tensors"},
+    {"errors", "tensors", "printable", "redaction"},
     {"config", "debugging", "registry", "shapes", "keys", "operations", "yaml_source", "overrides", "extends", "files"},
     {"memory", "architecture", "task"},
     {"layer_overrides", "stack"},
-    {"model", "costs", "run_config", "budgets", "distributed", "plugins"},
+    {"model", "costs", "run_config", "budgets", "training_memory", "distributed", "plugins"},
     {"corpora", "training", "tracking", "tasks", "testing"},
 )
 """The order inside platform."""

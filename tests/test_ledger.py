@@ -12,7 +12,8 @@ from titanlab.platform.errors import ConfigError
 from titanlab.platform.tracking.client import TrackingError
 from titanlab.platform.tracking.environment import environment_text, git_state
 from titanlab.platform.tracking.journal import Journal
-from titanlab.platform.tracking.ledger import Ending, Ledger, SweepEntry, TrialEntry
+from titanlab.platform.tracking.ledger import Ledger
+from titanlab.platform.tracking.ledger_entries import Ending, SweepEntry, TrialEntry
 from titanlab.platform.tracking.naming import dotted_settings
 from titanlab.platform.tracking.store import SweepBusyError, open_store, read_sweep_runs
 from titanlab.platform.tracking.sync import JournalSync, finish_run, high_water, replay, send_points
@@ -86,6 +87,23 @@ def test_a_run_that_a_dead_driver_left_half_made_is_completed(ledger, store):
     again.open()
     assert client_of(ledger).get_run(again.run_ids["a"]).data.params["model.layers"] == "2"
     assert client_of(ledger).get_run(again.run_ids["b"]).data.tags["variant"] == "renamed"
+
+
+@pytest.mark.parametrize(
+    ("rest", "interrupted", "expected"),
+    [("FINISHED", False, "FINISHED"), (None, False, "SCHEDULED"), ("FAILED", False, "FAILED"), (None, True, "KILLED")],
+)
+def test_a_sweep_of_which_a_part_ran_is_finished_once_the_others_are(ledger, store, rest, interrupted, expected):
+    client = client_of(ledger)
+    write_points(ledger, "a", range(3))
+    if rest is not None:
+        client.set_terminated(ledger.run_ids["b"], rest)
+    part = Ledger(store, replace(sweep_of(entry(store, "a")), others=frozenset("b")))
+    runs = part.open()
+    part.close({"a": Ending("FINISHED", "complete", metrics={"final/loss": 0.5})}, interrupted=interrupted)
+    assert not part.unsent
+    assert client.get_run(runs.parent_run_id).info.status == expected
+    assert client.get_run(runs.parent_run_id).data.tags["sweep.trials"] == "2"
 
 
 def test_what_a_dead_driver_left_running_is_killed_even_if_the_sweep_no_longer_has_it(ledger, store):

@@ -84,10 +84,17 @@ def test_an_override_that_an_axis_would_hide_is_refused(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "name, folder",
-    [("Depth x Momentum!", "depth-x-momentum"), ("../../etc", "etc"), ("a" * 200, "a" * 80), ("run", "run")],
+    [("Depth x Momentum!", "depth-x-momentum"), ("../../etc", "etc"), ("a" * 80, "a" * 80), ("run", "run")],
 )
 def test_a_name_becomes_a_folder_that_stays_inside_the_store(name: str, folder: str) -> None:
     assert SweepConfig(name=name, base={}, axes={"train.steps": [1]}).id == folder
+
+
+def test_names_that_a_path_cannot_tell_apart_have_folders_of_their_own() -> None:
+    names = ("x" * 199 + "1", "x" * 199 + "2", "änderung", "önderung", "nderung")
+    ids = [SweepConfig(name=name, base={}, axes={"train.steps": [1]}).id for name in names]
+    assert len(set(ids)) == 5 and all(len(id) <= 80 and id.isascii() for id in ids)
+    assert ids[-1] == "nderung"
 
 
 def test_names_without_a_latin_letter_have_folders_of_their_own() -> None:

@@ -209,10 +209,11 @@ def test_parts_run_into_one_sweep_that_mlflow_alone_can_repeat(lab: Any) -> None
     options = ("--executor", "local", "--set", "train.steps=2")
     part = lab.run(file, *options, "--only", "model.memory.keep < 0.7 and train.seed == 1")
     assert part.returncode == 0 and "1 of 1 trials complete" in part.stdout, part.stdout + part.stderr
+    assert [run.info.status for run in lab.runs("parts", "sweep")] == ["SCHEDULED"], "three trials wait"
     assert "sweep report" in part.stdout and "--only 'model.memory.keep < 0.7 and train.seed == 1'" in part.stdout
     whole = lab.run(file, *options)
     assert "4 of 4 trials complete (1 of them before)" in whole.stdout, whole.stdout + whole.stderr
     (parent,) = lab.runs("parts", "sweep")
-    assert len(lab.runs("parts")) == 4
+    assert len(lab.runs("parts")) == 4 and parent.info.status == "FINISHED"
     kept = Path(lab.client().download_artifacts(parent.info.run_id, "sweep.yaml", str(lab.folder)))
     assert load_sweep(kept).config == load_sweep(file, ["train.steps=2"]).config

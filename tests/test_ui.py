@@ -1,5 +1,6 @@
 """`titanlab ui` really serves the store, and its link finds exactly the sweep's trials."""
 
+import base64
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+import zlib
 from urllib.parse import parse_qs
 
 import psutil
@@ -40,19 +43,28 @@ def link_parts(line):
     return sweep, address, experiment, {key: values[0] for key, values in parse_qs(query).items()}
 
 
+def saved_state(tag):
+    """A saved view as MLflow's page reads it."""
+    packed = json.loads(tag)["state"].removeprefix("deflate;")
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
 def test_the_link_of_a_running_ui_finds_the_sweeps_trials_and_a_signal_ends_it(ran):
     file = str(ran.folder / "first.yaml")
+    canary = ran.store / "uvicorn.py"
+    canary.write_text(f"open({str(canary.with_name('CANARY'))!r}, 'w')")
     server = subprocess.Popen(ui(ran, file, "--port", str(free_port())), stdout=subprocess.PIPE, text=True)
     try:
         sweep, address, experiment, query = link_parts(server.stdout.readline())
         assert sweep == "first"
-        assert query["orderByKey"] == "metrics.`final/loss`" and query["orderByAsc"] == "true"
-        assert query["compareRunsMode"] == "CHART"
+        assert query["viewStateShareKey"] == "titanlab" and query["compareRunsMode"] == "CHART"
         with urllib.request.urlopen(address) as page:
             assert b"MLflow" in page.read()
+        view = saved_state(ran.client().get_experiment(experiment).tags["mlflow.sharedViewState.titanlab"])
+        assert view["orderByKey"] == "metrics.`final/loss`" and view["orderByAsc"] is True
         request = urllib.request.Request(
             f"{address}/api/2.0/mlflow/runs/search",
-            json.dumps({"experiment_ids": [experiment], "filter": query["searchFilter"]}).encode(),
+            json.dumps({"experiment_ids": [experiment], "filter": view["searchFilter"]}).encode(),
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request) as answer:
@@ -61,6 +73,14 @@ def test_the_link_of_a_running_ui_finds_the_sweeps_trials_and_a_signal_ends_it(r
         assert keys == set(ran.trials("first")) and len(runs) == 2
         processes = psutil.Process(server.pid).children(recursive=True)
         assert len(processes) == 2
+        assert not [*canary.parent.glob("CANARY*")], "what lies in a store is not imported"
+        assert ran.mlflow not in str([process.cmdline() for process in processes]), "it may hold a password"
+        listening = [found for process in processes for found in process.net_connections() if not found.raddr]
+        assert {found.laddr.ip for found in listening} == {"127.0.0.1"}
+        search = f"{address}/api/2.0/mlflow/experiments/search?max_results=1"
+        request = urllib.request.Request(search, headers={"Host": "elsewhere.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):  # a page elsewhere whose name leads here
+            urllib.request.urlopen(request)
     finally:
         os.kill(server.pid, signal.SIGTERM)
         server.communicate(timeout=30)

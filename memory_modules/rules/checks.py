@@ -66,6 +66,18 @@ def check_matrix(name: str, state: Tensor, k: Tensor, v: Tensor, dtype: torch.dt
     refuse_nonfinite({name: state})
 
 
+def check_position(position: Tensor, batch: int, chunk_size: int) -> None:
+    """The place within a chunk that a state [b] is at, one for all rows.
+
+    Raises:
+        ValueError: it is of another batch or chunk length.
+    """
+    if tuple(position.shape) != (batch,) or int(position.min()) != int(position.max()):
+        raise ValueError(f"state.position: is {position.tolist()}; expected one place in the chunk for {batch} rows")
+    if not 0 <= int(position[0]) < chunk_size:
+        raise ValueError(f"state.position: is {int(position[0])}; expected below chunk_size {chunk_size}")
+
+
 def matrix_shape(k: Tensor, v: Tensor) -> tuple[int, ...]:
     """[b, h, key, value] of the memory of keys and values."""
     return (k.shape[0], k.shape[2], k.shape[3], v.shape[3])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from titanlab.memory_modules.activations import ACTIVATIONS
+from titanlab.memory_modules.kernels.backends import chosen_backend
 from titanlab.memory_modules.kernels.chunk_gates import chunk_gates
 from titanlab.memory_modules.kernels.chunking import Piece, from_chunks, pieces, to_chunks
 from titanlab.memory_modules.kernels.dual_form import dual_form
@@ -16,8 +17,6 @@ from titanlab.memory_modules.rules.checks import check_sequence, joined, shape_o
 from titanlab.platform.debugging import refuse_nonfinite
 from titanlab.platform.errors import unknown_name
 from titanlab.platform.tensors import Gate, PerHead, at_least_float32
-
-BACKENDS = ("auto", "torch")
 
 
 class DeepMemoryState(NamedTuple):
@@ -68,7 +67,8 @@ def deep_memory(
         residual: M(x) = x + MLP(x).
         activation: gelu (tanh form) | silu | relu | tanh, between the matrices.
         state: what an earlier call returned; a sequence cut anywhere gives the same as one call.
-        backend: auto | torch.
+        backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
+            the call: one matrix, head dimension 16 to 64, chunk_size up to 64, no float64.
 
     Returns:
         y [b, t, h, d] in q's type, and the state after the last token.
@@ -81,10 +81,9 @@ def deep_memory(
         raise ValueError(f"v: has shape {shape_of(v)}; expected {shape_of(k)}, that of k")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: {unknown_name('activation', activation, ACTIVATIONS)}")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend: {unknown_name('backend', backend, BACKENDS)}")
     dtype = at_least_float32(q.dtype)
     _check_weights(weights, q)
+    backend = chosen_backend(backend, (q, k, v), weights, chunk_size)
     if state is None:
         state = initial_deep_memory(weights, q.shape[0], momentum is not None, dtype)
     _check_state(state, q, weights, momentum is not None, chunk_size)
@@ -92,12 +91,17 @@ def deep_memory(
     outputs = []
     with torch.autocast(q.device.type, enabled=False):
         for piece in pieces(int(state.position[0]), q.shape[1], chunk_size):
-            rows_q, rows_k, rows_v, rates = (to_chunks(x.to(dtype), piece) for x in (q, k, v, step))
             kept, carried = (None if gate is None else to_chunks(gate.to(dtype), piece) for gate in (keep, momentum))
-            gates = chunk_gates(kept, carried, rates)
-            reference = [_grouped(matrix) for matrix in state.reference]
-            y, parts = dual_form(rows_q, rows_k, rows_v, gates, reference, _stacked(state), activation, residual)
-            outputs.append(from_chunks(y, q.shape[0]))
+            rates = to_chunks(step.to(dtype), piece)
+            if backend == "triton":
+                y, parts = _by_kernels(q, k, v, (kept, carried, rates), piece, state, residual)
+            else:
+                rows = [to_chunks(x.to(dtype), piece) for x in (q, k, v)]
+                reference = [_grouped(matrix) for matrix in state.reference]
+                gates = chunk_gates(kept, carried, rates)
+                y, parts = dual_form(*rows, gates, reference, _stacked(state), activation, residual)
+                y = from_chunks(y, q.shape[0])
+            outputs.append(y)
             state = _advanced(state, parts, piece, chunk_size)
     return joined(outputs, q, q.dtype), state
 
@@ -122,6 +126,22 @@ def read_deep_memory(
         for layer, matrix in enumerate(state.weights):
             y = (ACTIVATIONS[activation](y, 0)[0] if layer else y) @ matrix
     return (x + y if residual else y).movedim(2, 1).to(q.dtype)
+
+
+def _by_kernels(
+    q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor | None, Tensor | None, Tensor], piece: Piece,
+    state: DeepMemoryState, residual: bool,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """A piece of the sequence by Triton's kernels, for a memory of one matrix."""
+    from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, matrix_memory
+
+    common = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    stop = piece.start + piece.chunks * piece.size
+    rows = [x.to(common)[:, piece.start : stop] for x in (q, k, v)]
+    fresh = state.reference[0] is state.weights[0]
+    reference = None if fresh else _grouped(state.reference[0])
+    y, parts = matrix_memory(*rows, gates_for(*gates, common), reference, _stacked(state)[0], residual)
+    return y, [parts]
 
 
 def _grouped(matrix: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from titanlab.memory_modules.parts.objective import Huber
-from titanlab.memory_modules.rules.checks import check_sequence, shape_of
+from titanlab.memory_modules.rules.checks import check_position, check_sequence, shape_of
 from titanlab.memory_modules.rules.learned_state import LearnedRule, LearnedState, Rate, Rates
 from titanlab.platform.debugging import refuse_nonfinite
 from titanlab.platform.tensors import at_least_float32
@@ -105,7 +105,4 @@ def _check_state(
                 f"state.past.{name}: has shape {shape_of(x)}; expected {[b, h, rule.window - 1, width]} "
                 "(b, h, window - 1, width)"
             )
-    if tuple(state.position.shape) != (b,) or int(state.position.min()) != int(state.position.max()):
-        raise ValueError(f"state.position: is {state.position.tolist()}; expected one place in the chunk for {b} rows")
-    if not 0 <= int(state.position[0]) < chunk_size:
-        raise ValueError(f"state.position: is {int(state.position[0])}; expected below chunk_size {chunk_size}")
+    check_position(state.position, b, chunk_size)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from titanlab.memory_modules.kernels.chunk_gates import ChunkGates, chunk_gates
 from titanlab.memory_modules.kernels.chunking import from_chunks, pieces, to_chunks
-from titanlab.memory_modules.rules.checks import check_sequence, joined, shape_of
+from titanlab.memory_modules.rules.checks import check_position, check_sequence, joined, shape_of
 from titanlab.memory_modules.rules.inner_modules import inner_modules, stacked_parameters
 from titanlab.memory_modules.rules.module_calls import ModuleCalls
 from titanlab.platform.debugging import refuse_nonfinite
@@ -170,8 +170,4 @@ def _check_state(
                     f"state.{family}['{name}']: has shape {shape_of(tensor)} and type {tensor.dtype}; expected "
                     f"{own[name]} (b, h, then the parameter's own) and {dtype}"
                 )
-    if tuple(state.position.shape) != (batch,) or int(state.position.min()) != int(state.position.max()):
-        at = state.position.tolist()
-        raise ValueError(f"state.position: is {at}; expected one place in the chunk for {batch} rows")
-    if not 0 <= int(state.position[0]) < chunk_size:
-        raise ValueError(f"state.position: is {int(state.position[0])}; expected below chunk_size {chunk_size}")
+    check_position(state.position, batch, chunk_size)

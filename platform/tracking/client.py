@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from titanlab.platform.errors import TitanlabError
+from titanlab.platform.redaction import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,6 +21,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a trial otherwise, with a server
     "DO_NOT_TRACK": "true",
 }
 
@@ -53,6 +55,6 @@ def tracking_client(tracking_uri: str) -> MlflowClient:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's kind and the first line of its message."""
-    lines = str(error).strip().splitlines()
+    """An error's kind and the first line of its message, which may hold the address, without its password."""
+    lines = redacted(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

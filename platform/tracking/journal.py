@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from titanlab.platform.errors import TitanlabError
+from titanlab.platform.files import full_disk_reason, telling_full_disk
 
 
 class Point(NamedTuple):
@@ -38,28 +39,37 @@ class Journal:
     def __init__(self, path: str | Path) -> None:
         points, whole = _parse(Path(path))
         self.last_step = points[-1].step if points else -1
-        self._stream = open(path, "ab")
+        self._path, self._stream = Path(path), open(path, "ab")
         self._stream.truncate(whole)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Appends a line and hands it to the operating system, so that it outlives this process.
 
         Returns whether it was written: a resumed run recomputes steps that are here already, and those are left out.
+
+        Raises:
+            DiskFullError: there is no room; half a line may be there, which the next opening cuts off.
         """
         if step <= self.last_step:
             return False
-        self._stream.write(_line(Point(step, time.time(), dict(metrics))))
-        self._stream.flush()
+        with telling_full_disk(self._path):
+            self._stream.write(_line(Point(step, time.time(), dict(metrics))))
+            self._stream.flush()
         self.last_step = step
         return True
 
     def sync(self) -> None:
         """Waits until all lines are on the disk, so that they outlive the machine."""
-        os.fsync(self._stream.fileno())
+        with telling_full_disk(self._path):
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
         """Closes the file; safe to call twice."""
-        self._stream.close()
+        try:
+            self._stream.close()
+        except OSError as error:  # of a line that `write` could not write, and said so
+            if full_disk_reason(error) is None:
+                raise
 
     def __enter__(self) -> Self:
         return self

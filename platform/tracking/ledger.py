@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from titanlab.platform.tracking.chart_view import VIEW_TAG
 from titanlab.platform.tracking.client import TrackingError, one_line, tracking_client
-from titanlab.platform.tracking.links import trials_filter
+from titanlab.platform.tracking.ledger_entries import Ending, SweepEntry, TrialEntry
 from titanlab.platform.tracking.naming import clean_key
+from titanlab.platform.tracking.notes import NOTE, own_note, write_note
 from titanlab.platform.tracking.store import Store, SweepRuns
 from titanlab.platform.tracking.sync import finish_run, replay, set_tags
 
@@ -22,50 +23,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PARENT = "mlflow.parentRunId"
-NOTE = "mlflow.note.content"
-
-
-@dataclass(frozen=True)
-class TrialEntry:
-    """A trial as the ledger keeps it."""
-
-    key: str
-    name: str
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    config_text: str
-    """The resolved configuration as YAML, kept as an artifact."""
-    folder: Path
-
-
-@dataclass(frozen=True)
-class SweepEntry:
-    """A sweep as the ledger keeps it."""
-
-    id: str
-    name: str
-    metric: str
-    direction: str
-    tags: Mapping[str, str]
-    """Of every run."""
-    artifacts: Mapping[str, str]
-    """File name -> text, kept with the parent."""
-    trials: Sequence[TrialEntry]
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What became of a trial, as its run shall say it."""
-
-    status: str
-    """MLflow's: FINISHED, FAILED or KILLED."""
-    stop_reason: str
-    """complete, diverged, out_of_memory, failed or interrupted."""
-    error_type: str = ""
-    message: str = ""
-    traceback: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """The last ones; the best trial's are shown on the parent."""
 
 
 class Ledger:
@@ -83,7 +40,8 @@ class Ledger:
         """Trial key -> run id, once opened."""
         self.unsent: list[str] = []
         """What the server did not take; the same command again sends it."""
-        self._runs = SweepRuns("", "", sweep.id, sweep.metric, sweep.direction, store.tracking_uri)
+        has_view = bool(sweep.view)
+        self._runs = SweepRuns("", "", sweep.id, sweep.metric, sweep.direction, store.tracking_uri, has_view)
 
     def open(self) -> SweepRuns:
         """Creates what is missing, mends what a killed driver left, and marks the sweep RUNNING.
@@ -105,12 +63,28 @@ class Ledger:
                 self.run_ids[entry.key] = self._prepare(entry, children.get(entry.key))
         return self._runs
 
-    def close(self, endings: Mapping[str, Ending], *, interrupted: bool) -> None:
+    def add(self, trials: Sequence[TrialEntry]) -> None:
+        """Takes up trials that became known while the sweep runs; a server that is gone stops none of them."""
+        new = [entry for entry in trials if entry.key not in self.entries]
+        self.entries.update({entry.key: entry for entry in new})
+        self.run_ids.update({entry.key: "" for entry in new})
+        if new:
+            self._attempt(lambda: self._prepare_all(new))
+
+    def _prepare_all(self, entries: Sequence[TrialEntry]) -> None:
+        with self.store.setting_up():
+            children = self._children()
+            for entry in entries:
+                self.run_ids[entry.key] = self._prepare(entry, children.get(entry.key))
+            set_tags(self._client, self._runs.parent_run_id, {"sweep.trials": str(len(self.entries))})
+
+    def close(self, endings: Mapping[str, Ending], *, interrupted: bool, whole: bool = True) -> None:
         """Writes what became of every trial, and of the sweep; a server that is gone leaves `unsent` behind.
 
         Args:
             endings: by trial key; a trial that is not named was not begun.
             interrupted: whether the driver was asked to stop.
+            whole: whether the ledger knows all trials of the sweep: not before its tuning has ended.
         """
         try:
             children = self._children()
@@ -119,7 +93,12 @@ class Ledger:
             return
         for key, run in children.items():
             self._attempt(lambda key=key, run=run: self._settle(run, endings.get(key)))  # type: ignore[misc]
-        self._attempt(lambda: self._close_parent(endings, interrupted))
+        others = {key: _ending_of(run) for key, run in children.items() if key in self.sweep.others}
+        self._attempt(lambda: self._close_parent({**others, **endings}, interrupted, whole))
+
+    def annotate(self, note: str) -> None:
+        """Replaces what the parent's page says, once there is more to say than the plan."""
+        self._attempt(lambda: write_note(self._client, self._runs.parent_run_id, note))
 
     def _settle(self, run: Run, ending: Ending | None) -> None:
         """Makes a run say what became of its trial; a finished one is left alone."""
@@ -128,14 +107,16 @@ class Ledger:
             if status == "RUNNING":
                 self._interrupt(run_id)
             return
+        if ending.warning:
+            set_tags(self._client, run_id, {"trial.warning": ending.warning})
         if ending.status == "FINISHED":
             if status != "FINISHED":
                 replay(self._client, run_id, self.entries[run.data.tags["trial.key"]].folder / "metrics.jsonl")
-                finish_run(self._client, run_id, {})
+                finish_run(self._client, run_id, {"data.digest": ending.data_digest} if ending.data_digest else {})
             return
         replay(self._client, run_id, self.entries[run.data.tags["trial.key"]].folder / "metrics.jsonl")
         if ending.status == "KILLED":
-            self._interrupt(run_id)
+            self._interrupt(run_id, ending.stop_reason)
             return
         tags = {
             "trial.stop_reason": ending.stop_reason,
@@ -147,13 +128,17 @@ class Ledger:
             self._client.log_text(run_id, ending.traceback, "traceback.txt")
         self._client.set_terminated(run_id, "FAILED")
 
-    def _close_parent(self, endings: Mapping[str, Ending], interrupted: bool) -> None:
+    def _close_parent(self, endings: Mapping[str, Ending], interrupted: bool, whole: bool) -> None:
         parent = self._runs.parent_run_id
-        statuses = [endings[key].status if key in endings else "KILLED" for key in self.entries]
-        complete = all(status == "FINISHED" for status in statuses)
+        over = {key for key, ending in endings.items() if ending.is_over or ending.status == "FINISHED"}
+        statuses = {endings[key].status for key in endings.keys() - over}
+        complete = whole and {*self.entries, *self.sweep.others} <= over
         best = self._best(endings)
         if best:
-            self._show_best(parent, best, endings[best].metrics)
+            self._show_best(parent, best, endings[best])
+        if not complete and whole and not interrupted and self.entries.keys() <= over and "FAILED" not in statuses:
+            self._client.update_run(parent, status="SCHEDULED")  # a part is done; the others wait
+            return
         failed = "FAILED" if "FAILED" in statuses and not interrupted else "KILLED"
         self._client.set_terminated(parent, "FINISHED" if complete else failed)
 
@@ -163,30 +148,37 @@ class Ledger:
             (sign * ending.metrics[metric], key)
             for key, ending in endings.items()
             if ending.status == "FINISHED" and metric in ending.metrics
+            if key in self.sweep.others or self.entries[key].kind == "trial"
         ]
         return min(ranked)[1] if ranked else None
 
-    def _show_best(self, parent: str, key: str, metrics: Mapping[str, float]) -> None:
+    def _show_best(self, parent: str, key: str, ending: Ending) -> None:
         """The UI draws nothing for a parent without metrics of its own."""
         from math import isfinite
 
         known = self._client.get_run(parent).data.metrics
-        for name, value in metrics.items():
+        for name, value in ending.metrics.items():
             if name.startswith("final/") and isfinite(value) and known.get(name) != value:
                 self._client.log_metric(parent, clean_key(name), value)
-        set_tags(self._client, parent, {"best.trial": key, "best.name": self.entries[key].name})
+        set_tags(self._client, parent, {"best.trial": key, "best.name": ending.name or self.entries[key].name})
 
     def _experiment(self) -> str:
         """One experiment a sweep, named like it."""
         name = self.sweep.id
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            return self._client.create_experiment(name, artifact_location=self.store.artifact_location)
+            place = self.store.artifact_location
+            return self._shown(self._client.create_experiment(name, artifact_location=place))
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"the MLflow experiment '{name}' was deleted; restore it in the UI or give the sweep another name"
             )
-        return found.experiment_id
+        return self._shown(found.experiment_id)
+
+    def _shown(self, experiment: str) -> str:
+        if self.sweep.view:
+            self._client.set_experiment_tag(experiment, VIEW_TAG, self.sweep.view)
+        return experiment
 
     def _parent(self, experiment: str) -> str:
         filters = f"tags.`sweep.id` = '{self.sweep.id}' and tags.`run.kind` = 'sweep'"
@@ -194,7 +186,7 @@ class Ledger:
         tags = {
             **self.sweep.tags,
             "run.kind": "sweep",
-            "sweep.trials": str(len(self.entries)),
+            "sweep.trials": str(len(self.entries) + len(self.sweep.others)),
             "objective.metric": self.sweep.metric,
             "objective.direction": self.sweep.direction,
         }
@@ -202,7 +194,8 @@ class Ledger:
             run_id = found[0].info.run_id
             self._client.update_run(run_id, status="RUNNING")
         else:
-            run_id = self._client.create_run(experiment, run_name=self.sweep.name, tags=tags).info.run_id
+            noted = {**tags, NOTE: own_note(self.sweep.note)} if self.sweep.note else tags
+            run_id = self._client.create_run(experiment, run_name=self.sweep.name, tags=noted).info.run_id
         set_tags(self._client, run_id, tags)
         for name, text in self.sweep.artifacts.items():
             self._client.log_text(run_id, text, name)
@@ -210,7 +203,7 @@ class Ledger:
 
     def _children(self) -> dict[str, Run]:
         """Every child run of the sweep by trial key, also those of an earlier, longer grid."""
-        filters = trials_filter(self.sweep.id)
+        filters = f"tags.`sweep.id` = '{self.sweep.id}' and tags.`run.kind` != 'sweep'"
         runs: dict[str, Run] = {}
         token = None
         while True:
@@ -235,13 +228,14 @@ class Ledger:
             **self.sweep.tags,
             **entry.tags,
             PARENT: self._runs.parent_run_id,
-            "run.kind": "trial",
+            "run.kind": entry.kind,
             "trial.key": entry.key,
             "trial.folder": str(entry.folder),
         }
         is_new = run is None
         if run is None:
-            run = self._client.create_run(self._runs.experiment_id, run_name=entry.name, tags=tags)
+            noted = {**tags, NOTE: entry.note} if entry.note else tags  # later it is the reader's to change
+            run = self._client.create_run(self._runs.experiment_id, run_name=entry.name, tags=noted)
         run_id = run.info.run_id
         finished = run.info.status == "FINISHED"
         # What a finished run was made with stays; the names that the sweep's file gives it may change.
@@ -250,6 +244,9 @@ class Ledger:
         }
         if renamed:
             set_tags(self._client, run_id, renamed)
+        for key in ("error.type", "error.message"):  # of the attempt before
+            if not finished and key in run.data.tags:
+                self._client.delete_tag(run_id, key)
         missing = [Param(key, value) for key, value in entry.params.items() if key not in run.data.params]
         for start in range(0, len(missing), 100):
             self._client.log_batch(run_id, params=missing[start : start + 100])
@@ -260,8 +257,8 @@ class Ledger:
         self._client.update_run(run_id, status="SCHEDULED")
         return run_id
 
-    def _interrupt(self, run_id: str) -> None:
-        set_tags(self._client, run_id, {"trial.stop_reason": "interrupted"})
+    def _interrupt(self, run_id: str, reason: str = "interrupted") -> None:
+        set_tags(self._client, run_id, {"trial.stop_reason": reason})
         self._client.set_terminated(run_id, "KILLED")
 
     def _attempt(self, act: Callable[[], None]) -> None:
@@ -282,3 +279,8 @@ class Ledger:
         except (MlflowException, OSError) as error:
             where = self.store.tracking_uri
             raise TrackingError(f"the tracking server at {where} cannot be used: {one_line(error)}") from error
+
+
+def _ending_of(run: Run) -> Ending:
+    """What became of a trial earlier, by its run."""
+    return Ending(run.info.status, "", metrics=run.data.metrics, name=run.info.run_name or "")

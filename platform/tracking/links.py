@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from titanlab.platform.tracking.chart_view import VIEW
 from titanlab.platform.tracking.store import SweepRuns
 
 
@@ -18,12 +19,16 @@ def trials_link(server: str, runs: SweepRuns) -> str:
     Args:
         server: the address of the MLflow server, as in `http://127.0.0.1:5000`.
     """
-    query = {
-        "searchFilter": trials_filter(runs.sweep_id),
-        "orderByKey": f"metrics.`{runs.metric}`",
-        "orderByAsc": str(runs.direction == "min").lower(),
-        "compareRunsMode": "CHART",
-        "workflowType": "machine_learning",
-    }
+    mode = {"compareRunsMode": "CHART", "workflowType": "machine_learning"}
+    query = (
+        {"viewStateShareKey": VIEW, **mode}
+        if runs.has_view
+        else {
+            "searchFilter": trials_filter(runs.sweep_id),
+            "orderByKey": f"metrics.`{runs.metric}`",
+            "orderByAsc": str(runs.direction == "min").lower(),
+            **mode,
+        }
+    )
     text = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
     return f"{server.rstrip('/')}/#/experiments/{runs.experiment_id}/runs?{text}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from filelock import FileLock, Timeout
 
 from titanlab.platform.errors import ConfigError, Problem, TitanlabError
 from titanlab.platform.files import write_atomically
+from titanlab.platform.redaction import holds_password
+from titanlab.platform.tracking.driver import driver_of, holding
 
 DEFAULT_STORE = Path("titanlab-store")
 
@@ -54,11 +57,27 @@ class Store:
         with FileLock(self.root / ".lock", timeout=120):
             yield
 
+    def _refuse_ways_out(self, folder: Path) -> None:
+        """Of what a sweep writes to, nothing may be a link that leads out of the store.
+
+        Raises:
+            ConfigError: naming the link.
+        """
+        trials = folder / "trials"
+        inside = os.walk(trials)  # which follows no link
+        links = [Path(place, name) for place, *names in inside for name in (*names[0], *names[1])]
+        for path in (folder.parent, folder, trials, *filter(Path.is_symlink, links)):
+            if not path.resolve().is_relative_to(self.root.resolve()):
+                raise ConfigError(
+                    Problem(f"{path} leads out of the store, to {path.resolve()}; remove the link, or move the store")
+                )
+
     @contextmanager
     def driving(self, sweep_id: str) -> Iterator[None]:
         """Holds a sweep for one driver; the operating system lets go of the lock when the driver dies.
 
         Raises:
+            ConfigError: it cannot be written, or leads out of the store.
             SweepBusyError: another driver holds it.
         """
         folder = self.sweep(sweep_id)
@@ -66,17 +85,17 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unusable(self.root, error) from None
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise SweepBusyError(
-                f"sweep '{sweep_id}' is being run by another process in {self.root}; wait for it, or stop it first"
-            ) from None
-        try:
+        self._refuse_ways_out(folder)
+        with ExitStack() as held:
+            try:
+                held.enter_context(holding(folder))
+            except Timeout:
+                who = driver_of(folder)
+                raise SweepBusyError(
+                    f"sweep '{sweep_id}' is being run by another process in {self.root}"
+                    f"{f' ({who})' if who else ''}; wait for it, or stop it first: `titanlab sweep stop`"
+                ) from None
             yield
-        finally:
-            lock.release()
 
 
 @dataclass(frozen=True)
@@ -91,10 +110,13 @@ class SweepRuns:
     direction: str
     """`max` or `min`."""
     tracking_uri: str
+    has_view: bool = False
+    """Whether the experiment keeps the view that a link opens; one of an older titanlab has none."""
 
     def write(self, folder: Path) -> None:
-        """Keeps it in the sweep's folder."""
-        write_atomically(folder / "mlflow.json", json.dumps(asdict(self), indent=2) + "\n")
+        """Keeps it in the sweep's folder; with a password in its address, for nobody else to read."""
+        mode = 0o600 if holds_password(self.tracking_uri) else 0o666
+        write_atomically(folder / "mlflow.json", json.dumps(asdict(self), indent=2) + "\n", mode=mode)
 
 
 def read_sweep_runs(folder: Path) -> SweepRuns | None:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titanlab.platform.tracking.client import import_mlflow, one_line, tracking_client
+from titanlab.platform.tracking.datasets import log_data
 from titanlab.platform.tracking.journal import Point, read_journal
 from titanlab.platform.tracking.naming import LONGEST_VALUE, clean_key
+from titanlab.platform.tracking.system_metrics import SystemMeter
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +59,13 @@ def _send_batch(client: MlflowClient, run_id: str, metrics: list) -> None:
 
 
 def finish_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Marks a run whose every point is sent as FINISHED: the last thing that happens to it."""
+    """Marks a run whose every point is sent as FINISHED: the last thing that happens to it.
+
+    Args:
+        tags: among them `data.digest`, by which its data are listed.
+    """
+    if digest := tags.get("data.digest"):
+        log_data(client, run_id, digest)
     set_tags(client, run_id, {"trial.stop_reason": "complete", **tags})
     client.set_terminated(run_id, "FINISHED")
 
@@ -96,6 +104,7 @@ class JournalSync:
         """Why the last attempt failed; empty if it did not."""
         self._tags: dict[str, str] = {}
         self._client: MlflowClient | None = None
+        self._meter = SystemMeter()
         self._sent = -1
         self._finished: Mapping[str, str] | None = None
         self._done, self._abandoned = threading.Event(), threading.Event()
@@ -169,6 +178,9 @@ class JournalSync:
 
     def _send(self, client: MlflowClient) -> None:
         points = read_journal(self.journal, after=self._sent)
+        if points:
+            # Of this moment and this process, so no part of the journal; sent with its last point, each goes once.
+            points[-1] = points[-1]._replace(metrics=points[-1].metrics | self._meter.read())
         send_points(client, self.run_id, points)
         if points:
             self._sent = points[-1].step

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -50,15 +51,16 @@ class UiServer:
 
     def __enter__(self) -> Self:
         self._log = open(self.store.root / "ui.log", "wb")
+        self._empty = tempfile.TemporaryDirectory()  # Python imports from where it is started: not from the store
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "mlflow", "server"),
-                *("--backend-store-uri", self.store.tracking_uri),
                 *("--default-artifact-root", (self.store.root / "artifacts").as_uri()),
                 *("--host", HOST, "--port", str(self.port), "--workers", "1"),
             ],
-            env={**os.environ, **_SETTINGS},
-            cwd=self.store.root,
+            # The address may hold a password, and arguments are everybody's to read.
+            env={**os.environ, **_SETTINGS, "MLFLOW_BACKEND_STORE_URI": self.store.tracking_uri},
+            cwd=self._empty.name,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -96,6 +98,7 @@ class UiServer:
         self._process.wait()
         self._process = None
         self._log.close()
+        self._empty.cleanup()
 
     def _wait_until_it_answers(self) -> None:
         process, began = self._process, time.monotonic()

@@ -1,21 +1,17 @@
 """Checkpoints: weights, optimizer and position of a run, replaced as one, complete whenever the process is killed.
 
-A checkpoint is a folder with two files: `model.safetensors` holds the weights, and in its metadata what the model is
-rebuilt from (the configuration as JSON, `vocab_size`, `schema_version`); `training.pt` holds plain tensors and
-numbers. The random state is no part of it: each step seeds its own (`device.seed_step`), and the number of the step
-is the position in the data.
-
-A new one is written beside the old, synced, and takes its place by two renames: checkpoint -> checkpoint.old,
-checkpoint.writing -> checkpoint. So at every moment a folder named `checkpoint` is complete, or `checkpoint.old` is.
+A checkpoint is a folder: `model.safetensors` holds the weights, and in its metadata what the model is rebuilt from (the
+configuration as JSON, `vocab_size`, `schema_version`); `training.pt` holds plain tensors and numbers, until the run is
+complete; `sha256.json` holds the digests of both. The random state is no part of it: each step seeds its own
+(`device.seed_step`), and the number of the step is the position in the data.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -23,16 +19,25 @@ from safetensors import safe_open
 from safetensors import torch as safetensors
 
 from titanlab.platform.config import SCHEMA_VERSION, problems_of
-from titanlab.platform.errors import CheckpointError
-from titanlab.platform.files import sync_file, sync_folder
+from titanlab.platform.distributed import is_main, wait_for_all
+from titanlab.platform.errors import CheckpointError, DamagedCheckpointError
 from titanlab.platform.model import Model
 from titanlab.platform.run_config import RunConfig
+from titanlab.platform.training.checkpoint_files import (
+    BEST,
+    NAME,
+    OLD,
+    TRAINING,
+    WEIGHTS,
+    damaged,
+    folders_in,
+    replacing,
+    set_aside,
+    verify,
+)
 from titanlab.platform.training.device import own_random_state
 from titanlab.platform.training.optimizer import AdamW
 from titanlab.platform.yaml_source import dotted
-
-NAME, WRITING, OLD = "checkpoint", "checkpoint.writing", "checkpoint.old"
-WEIGHTS, TRAINING = "model.safetensors", "training.pt"
 
 
 @dataclass
@@ -53,59 +58,84 @@ class Position:
 
 
 def save_checkpoint(directory: Path, config: RunConfig, model: Model, optimizer: AdamW, position: Position) -> Path:
-    """Replaces the checkpoint of a run's directory; returns its folder. Only the main rank calls this."""
-    writing, target, old = directory / WRITING, directory / NAME, directory / OLD
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
-    metadata = {
+    """Replaces the checkpoint of a run's directory; returns its folder. Only the main rank calls this.
+
+    Raises:
+        DiskFullError: it does not fit; the checkpoint of before stays.
+    """
+    state = {"key": config.key, "optimizer": optimizer.state(), "position": asdict(position)}
+    with replacing(directory) as folder:
+        safetensors.save_model(model, str(folder / WEIGHTS), weights_metadata(config, model, position.step))
+        with open(folder / TRAINING, "wb") as stream:  # a path would hide why it cannot be written
+            torch.save(state, stream)
+    return directory / NAME
+
+
+def weights_metadata(config: RunConfig, model: Model, step: int) -> dict[str, str]:
+    """What a model is rebuilt from, as it stands in the file of its weights."""
+    return {
         "format": "pt",
         "schema_version": str(SCHEMA_VERSION),
         "config": json.dumps(config.settings()),
         "vocab_size": str(model.vocab_size),
-        "step": str(position.step),
+        "step": str(step),
     }
-    safetensors.save_model(model, str(writing / WEIGHTS), metadata)
-    state = {"key": config.key, "optimizer": optimizer.state(), "position": asdict(position)}
-    torch.save(state, writing / TRAINING)
-    for name in (WEIGHTS, TRAINING):
-        sync_file(writing / name)
-    sync_folder(writing)
-    if target.exists():
-        # While the newer one stands, what an earlier kill left of the older may go.
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    writing.rename(target)
-    sync_folder(directory)
-    shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
-def load_checkpoint(directory: Path, config: RunConfig, model: Model, optimizer: AdamW) -> Position | None:
-    """Puts a run's directory's checkpoint into model and optimizer; None if there is none.
+def load_checkpoint(
+    directory: Path,
+    config: RunConfig,
+    model: Model,
+    optimizer: AdamW,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Position | None:
+    """Puts a run's newest undamaged checkpoint into model and optimizer; None, and nothing changed, if there is none.
+
+    All ranks call this. A damaged one is set aside as `checkpoint.damaged`.
+
+    Args:
+        warn: is told of each damaged one, and what stands in for it.
 
     Raises:
-        CheckpointError: it is of another configuration, incomplete or cannot be read.
+        CheckpointError: it is of another configuration or another version, or does not fit the model.
     """
-    folder = _folder_in(directory)
-    if folder is None:
-        return None
+    position, broken = None, []
+    for folder in folders_in(directory):
+        try:
+            position, moments = _read(folder, config)
+        except DamagedCheckpointError as error:
+            broken.append((folder, error))
+            continue
+        _load_weights(folder / WEIGHTS, model)
+        try:
+            optimizer.restore(moments)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise _other_model(folder / TRAINING, error) from error
+        break
+    if broken:
+        wait_for_all()  # every rank has seen the same
+        for folder, reason in broken:
+            if is_main():
+                set_aside(folder)
+            warn(f"{reason}; the run goes on from {f'step {position.step}' if position else 'its first step'}")
+    return position
+
+
+def _read(folder: Path, config: RunConfig) -> tuple[Position, dict[str, dict[str, torch.Tensor]]]:
+    """Position and optimizer of a checkpoint whose files are whole."""
+    verify(folder, WEIGHTS, TRAINING)
     metadata = _metadata(folder / WEIGHTS)
     try:
         # Plain tensors and numbers only: nothing in the file can run code.
         state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
-        key, position = state["key"], Position(**state["position"])
+        key, position, moments = state["key"], Position(**state["position"]), state["optimizer"]
     except Exception as error:
-        raise _unreadable(folder / TRAINING, error) from error
+        raise damaged(folder / TRAINING, error) from error
     if key != config.key:
-        raise other_configuration(directory, key, config.key)
+        raise other_configuration(folder.parent, key, config.key)
     if metadata["step"] != str(position.step):
-        raise _unreadable(folder, f"its weights are of step {metadata['step']}, its optimizer of {position.step}")
-    _load_weights(folder / WEIGHTS, model)
-    try:
-        optimizer.restore(state["optimizer"])
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise _unreadable(folder / TRAINING, error) from error
-    return position
+        raise damaged(folder, f"its weights are of step {metadata['step']}, its optimizer of {position.step}")
+    return position, moments
 
 
 def load_model(checkpoint: str | Path) -> Model:
@@ -117,7 +147,8 @@ def load_model(checkpoint: str | Path) -> Model:
     Raises:
         CheckpointError: there is none, it cannot be read, or a plug-in it needs is not loaded.
     """
-    weights = _weights_of(Path(checkpoint))
+    weights = weights_of(Path(checkpoint))
+    verify(weights.parent, weights.name)
     metadata = _metadata(weights)
     try:
         config = RunConfig.model_validate(json.loads(metadata["config"]))
@@ -128,7 +159,7 @@ def load_model(checkpoint: str | Path) -> Model:
             f"{weights}: its configuration is not known here (load its plug-in first?): {reasons}"
         ) from error
     except (KeyError, ValueError) as error:
-        raise _unreadable(weights, error) from error
+        raise damaged(weights, error) from error
     with own_random_state(torch.device("cpu")):
         model = config.model.build(vocab_size)
     _load_weights(weights, model)
@@ -143,16 +174,12 @@ def other_configuration(directory: Path, found: str, wanted: str) -> CheckpointE
     )
 
 
-def _folder_in(directory: Path) -> Path | None:
-    """The complete checkpoint of a run's directory."""
-    return next((directory / name for name in (NAME, OLD) if (directory / name).is_dir()), None)
-
-
-def _weights_of(path: Path) -> Path:
+def weights_of(path: Path) -> Path:
     if path.is_file():
         return path
-    folder = _folder_in(path) or path
-    if not (folder / WEIGHTS).is_file():
+    candidates = [path / name for name in (NAME, OLD, BEST)] + [path]
+    folder = next((folder for folder in candidates if (folder / WEIGHTS).is_file()), None)
+    if folder is None:
         raise CheckpointError(
             f"{path}: there is no checkpoint (no {NAME}/{WEIGHTS}); give a run's directory or its checkpoint folder"
         )
@@ -165,7 +192,7 @@ def _metadata(weights: Path) -> dict[str, str]:
             metadata: dict[str, str] = stream.metadata() or {}
         version = metadata["schema_version"]
     except Exception as error:
-        raise _unreadable(weights, error) from error
+        raise damaged(weights, error) from error
     if version != str(SCHEMA_VERSION):
         raise CheckpointError(
             f"{weights}: was written for schema version {version}, this titanlab reads {SCHEMA_VERSION}; "
@@ -177,13 +204,14 @@ def _metadata(weights: Path) -> dict[str, str]:
 def _load_weights(weights: Path, model: Model) -> None:
     try:
         safetensors.load_model(model, str(weights))
+    except RuntimeError as error:
+        raise _other_model(weights, error) from error
     except Exception as error:
-        raise _unreadable(weights, error) from error
+        raise damaged(weights, error) from error
 
 
-def _unreadable(path: Path, reason: Any) -> CheckpointError:
-    text = str(reason).strip().splitlines()
+def _other_model(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{path}: the checkpoint is incomplete or damaged ({text[0] if text else type(reason).__name__}); "
-        "remove its folder and the run starts from its first step, or put a copy back"
+        f"{path}: does not fit the model ({str(error).strip().splitlines()[0]}); its code is another than the one that "
+        "wrote this. Bring that code back, or remove the folder to train from the first step"
     )

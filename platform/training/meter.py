@@ -83,6 +83,14 @@ class Speed:
         self._recent_steps = self.FORGETTING * self._recent_steps + self._new_steps
         self._new_tokens = self._new_steps = 0
 
+    def metrics(self) -> dict[str, float]:
+        """Of all sessions, by the names under which runs log them."""
+        return {
+            "cost/tokens_per_second": self.tokens / max(self.seconds, 1e-9),
+            "cost/seconds": self.seconds,
+            "cost/tokens": float(self.tokens),
+        }
+
     @property
     def tokens_per_second(self) -> float:
         """Of the last laps; 0 before the first."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from titanlab.platform.errors import CheckpointError, ConfigError, Problem, TitanlabError
+from titanlab.platform.distributed import is_main
+from titanlab.platform.errors import CheckpointError, ConfigError, DamagedCheckpointError, Problem, TitanlabError
 from titanlab.platform.files import write_atomically, yaml_text
 from titanlab.platform.run_config import RunConfig, load_config
 from titanlab.platform.training.checkpoint import other_configuration
@@ -78,7 +79,7 @@ def read_outcome(directory: Path) -> tuple[int, dict[str, float], str] | None:
     """Step, metrics and data digest of a complete run; None if it is not complete.
 
     Raises:
-        CheckpointError: the file is damaged.
+        DamagedCheckpointError: the file is damaged.
     """
     path = directory / OUTCOME
     try:
@@ -88,4 +89,15 @@ def read_outcome(directory: Path) -> tuple[int, dict[str, float], str] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is damaged ({error}); remove it and the run is finished again") from error
+        raise DamagedCheckpointError(f"{path}: is damaged ({error})") from error
+
+
+def finished_run(directory: Path, warn: Callable[[str], None]) -> tuple[int, dict[str, float], str] | None:
+    """As `read_outcome`, but a damaged one is set aside: the run is finished again."""
+    try:
+        return read_outcome(directory)
+    except DamagedCheckpointError as error:
+        if is_main():
+            (directory / OUTCOME).replace(directory / f"{OUTCOME}.damaged")
+        warn(f"{error}; the run is finished again")
+        return None

@@ -6,13 +6,16 @@ import typer
 
 from titanlab.commands import (
     check,
+    export,
     list_registered,
     new,
     sweep_plan,
     sweep_report,
+    sweep_retry,
     sweep_run,
     sweep_schema,
     sweep_status,
+    sweep_stop,
     train,
     ui,
 )
@@ -34,7 +37,10 @@ sweep.command("plan", short_help="List every trial with its parameters and memor
 sweep.command("run", short_help="Run what is not complete yet.")(sweep_run.run)
 sweep.command("report", short_help="Compare the cells: a table, Markdown, CSV and a picture.")(sweep_report.report)
 sweep.command("status", short_help="Show how far each trial is.")(sweep_status.status)
+sweep.command("stop", short_help="End a running sweep, with checkpoints.")(sweep_stop.stop)
+sweep.command("retry", short_help="Run again what failed, diverged or was stopped.")(sweep_retry.retry)
 sweep.command("schema", short_help="Print the JSON schema of a sweep file, for editors.")(sweep_schema.schema)
+app.command("export", short_help="Write a trained trial as an MLflow model that loads and predicts.")(export.export)
 app.command("check", short_help="Check that a memory or an architecture keeps its promises.")(check.check)
 app.command("new", short_help="Begin a memory, an architecture or a task of your own: a plug-in that works.")(new.new)
 app.command("list", short_help="Show what a configuration can name, and its settings.")(list_registered.list_registered)
@@ -60,15 +66,17 @@ def options(
 def main() -> None:
     """Runs a verb. Exit codes: 0 done, 1 some trials failed, 2 bad input, 130 interrupted."""
     # The full module name, also under `python -m titanlab`: what lives in __main__ is pickled by value.
-    from titanlab.platform.errors import NonFiniteLossError, TitanlabError
+    from titanlab.platform.errors import DiskFullError, NonFiniteLossError, TitanlabError
+    from titanlab.platform.printable import visible
+    from titanlab.platform.redaction import redacted
 
     try:
         app()
-    except NonFiniteLossError as error:
-        typer.echo(f"failed: {error}", err=True)
+    except (NonFiniteLossError, DiskFullError) as error:
+        typer.echo(visible(redacted(f"failed: {error}")), err=True)
         sys.exit(FAILED)
     except TitanlabError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(visible(redacted(f"error: {error}")), err=True)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

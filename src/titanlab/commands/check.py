@@ -32,14 +32,13 @@ def check(
     """Check that a memory or an architecture keeps its interface's promises; exit code 1 if it does not."""
     import sys
 
-    from rich.console import Console
-
+    from titanlab.commands.screen import Screen
     from titanlab.platform.plugins import load_plugin
 
     for plugin in plugins or ():
         load_plugin(plugin)
     wide = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
-    console = Console(soft_wrap=True, markup=False, highlight=False, width=wide)
+    console = Screen(soft_wrap=True, markup=False, highlight=False, width=wide)
     reports = []
     for (registry, _), kind in _chosen(target).items():
         reports.append(_report(registry, kind))

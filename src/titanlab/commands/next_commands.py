@@ -28,6 +28,10 @@ class NextCommands:
         """The same command again."""
         return shlex.join(["titanlab", "sweep", "run", *self._sweep(), *options])
 
+    def retry(self) -> str:
+        """What failed, diverged or was stopped, again."""
+        return shlex.join(["titanlab", "sweep", "retry", *self._sweep()])
+
     def lines(self) -> list[str]:
         """How to look at the results."""
         # `ui` takes no --set: a sweep renamed by one is found among all of the store.

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+
+from titanlab.commands.screen import Screen
 
 if TYPE_CHECKING:
     from titanlab.platform.training.loop import Progress
@@ -20,12 +21,12 @@ SECONDS_BETWEEN_LINES = 10.0
 
 def progress_display(name: str) -> AbstractContextManager[Callable[[Progress], None]]:
     """Yields what to call after each step."""
-    console = Console(soft_wrap=True, markup=False)
+    console = Screen(soft_wrap=True, markup=False)
     return _bar(name, console) if console.is_terminal else _lines(console)
 
 
 @contextmanager
-def _bar(name: str, console: Console) -> Iterator[Callable[[Progress], None]]:
+def _bar(name: str, console: Screen) -> Iterator[Callable[[Progress], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
     with Bar(*columns, console=console) as bar:
         task = bar.add_task(name, total=None, facts="starting")
@@ -37,7 +38,7 @@ def _bar(name: str, console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
-def _lines(console: Console) -> Iterator[Callable[[Progress], None]]:
+def _lines(console: Screen) -> Iterator[Callable[[Progress], None]]:
     due = 0.0
 
     def show(progress: Progress) -> None:

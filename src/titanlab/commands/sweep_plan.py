@@ -12,8 +12,10 @@ from titanlab.commands.options import Only, Overrides, Plugins, SweepFile
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from titanlab.platform.plugins import Plugin
     from titanlab.sweeps.language import Sweep
     from titanlab.sweeps.plan import Plan
+    from titanlab.sweeps.probe import Probed
 
 
 def plan(
@@ -27,6 +29,9 @@ def plan(
     csv: Annotated[
         str | None, typer.Option("--csv", metavar="FILE|-", help="Write every trial as CSV; `-`: to the screen alone.")
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Take 3 real steps of each different model, for at most a minute in all.")
+    ] = False,
     show_sources: Annotated[
         bool, typer.Option("--sources", help="Show where each value was written: file and line, or the option.")
     ] = False,
@@ -34,30 +39,32 @@ def plan(
     """List every trial of a sweep with what its model costs; trains nothing and writes nothing but the CSV."""
     import sys
 
-    from rich.console import Console
-
+    from titanlab.commands.screen import Screen
     from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
     from titanlab.sweeps.language import load_sweep
     from titanlab.sweeps.part import survey_part
     from titanlab.sweeps.plan import require_runnable
     from titanlab.sweeps.plan_table import plan_csv
+    from titanlab.sweeps.stages import standing
 
-    for target in plugins or ():
-        load_plugin(target)
+    loaded = [load_plugin(target) for target in plugins or ()]
     sweep = load_sweep(file, overrides or ())
     planned = survey_part(sweep, only)
-    states = _states(planned, open_store(store).sweep(planned.id) / "trials")
+    trials = open_store(store).sweep(planned.id) / "trials"
+    planned = standing(planned, trials).plan
+    states = _states(planned, trials)
+    probed = _probe(planned, sweep, loaded) if probe else {}
     wide = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
-    console = Console(soft_wrap=True, markup=False, highlight=False, width=wide)
+    console = Screen(soft_wrap=True, markup=False, highlight=False, width=wide)
     if csv == "-":
-        sys.stdout.write(plan_csv(planned, states))
+        sys.stdout.write(plan_csv(planned, states, probed))
     else:
         if show_sources:
             _show_sources(console, sweep)
-        _show(console, planned, states)
+        _show(console, planned, states, probed)
         if csv is not None:
-            _write(csv, plan_csv(planned, states))
+            _write(csv, plan_csv(planned, states, probed))
             console.print(f"saved: {csv}")
     require_runnable(planned)
 
@@ -68,7 +75,7 @@ def _states(planned: Plan, folder: Path) -> dict[str, str]:
 
     if not folder.is_dir():
         return {}
-    records = {trial.key: read_record(folder / trial.key) for trial in planned.trials}
+    records = {trial.key: read_record(folder / trial.key) for trial in planned.stages}
     return {key: record.status for key, record in records.items() if record is not None}
 
 
@@ -79,8 +86,24 @@ def _show_sources(console: Console, sweep: Sweep) -> None:
         console.print(f"{source.place}: {source.key} = {source.value}")
 
 
-def _show(console: Console, planned: Plan, states: dict[str, str]) -> None:
+def _probe(planned: Plan, sweep: Sweep, plugins: list[Plugin]) -> dict[str, Probed]:
+    """Real steps, where the sweep's trials would fit."""
+    from titanlab.platform.errors import ConfigError
+    from titanlab.sweeps.executor import check_fits, machine_cpus, machine_gpus
+    from titanlab.sweeps.probe import probe
+
+    try:
+        check_fits(planned.resources, [(machine_cpus(), machine_gpus())], "this machine")
+    except ConfigError as error:
+        raise sweep.document.located(error) from None
+    return probe(planned, plugins)
+
+
+def _show(console: Console, planned: Plan, states: dict[str, str], probed: dict[str, Probed]) -> None:
     from titanlab.sweeps.plan_table import LARGEST_TABLE, note_lines, overview, trial_table
+    from titanlab.sweeps.time_table import probe_lines, probe_table
+    from titanlab.sweeps.totals import budget_line, memory_line, total_line
+    from titanlab.sweeps.tuning_report import plan_lines
 
     large = len(planned.trials) > LARGEST_TABLE
     console.print(overview(planned, states) if large else trial_table(planned, states))
@@ -89,7 +112,15 @@ def _show(console: Console, planned: Plan, states: dict[str, str]) -> None:
     if planned.baseline is not None:
         console.print(f"baseline: {planned.baseline.variant}")
     console.print(f"objective: {planned.objective.metric}, {planned.objective.direction}")
+    for line in plan_lines(planned, states):
+        console.print(line)
+    console.print(budget_line(planned))
     console.print(f"a trial takes {planned.resources.cpu:g} CPU and {planned.resources.gpu:g} GPU")
+    if probed:
+        console.print(probe_table(planned, probed))
+    for line in probe_lines(planned, probed) if probed else [memory_line(planned)]:
+        console.print(line)
+    console.print(total_line(planned))
     if large:
         console.print("every trial: --csv FILE, or --csv - for the screen")
     if planned.refused:

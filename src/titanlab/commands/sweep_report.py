@@ -24,15 +24,16 @@ def report(
     """Compare a sweep's cells: who won and how sure that is; saves a page, pictures and tables, and logs them."""
     import sys
 
-    from rich.console import Console
-
+    from titanlab.commands.screen import Screen
     from titanlab.platform.errors import ConfigError, Problem
     from titanlab.platform.tracking.store import open_store
     from titanlab.sweeps.conclusion import conclusion, unfinished_lines
-    from titanlab.sweeps.report import write_report
+    from titanlab.sweeps.notes import sweep_note
+    from titanlab.sweeps.report import report_name, write_report
     from titanlab.sweeps.report_markdown import first
     from titanlab.sweeps.report_table import leading_rows, left_out, terminal_table
     from titanlab.sweeps.summary import summarize
+    from titanlab.sweeps.tuning_report import has_tried
 
     plan = load_plan(file, overrides, plugins, only)
     place = open_store(store)
@@ -40,7 +41,8 @@ def report(
     if not folder.is_dir():
         raise ConfigError(Problem(f"{folder} is not there: run the sweep first, `titanlab sweep run {file}`"))
     summary = summarize(plan, folder / "trials")
-    if all(trial.status == "not begun" for trial in summary.unfinished) and not summary.complete:
+    begun = summary.complete or any(trial.status != "not begun" for trial in summary.unfinished)
+    if not begun and not has_tried(summary.plan):
         raise ConfigError(
             Problem(
                 f"{folder} holds none of these {len(plan.trials)} trials; repeat the --set options that the sweep was "
@@ -48,8 +50,9 @@ def report(
             )
         )
     wide = None if sys.stdout.isatty() else 200  # a file or a pipe has no width of its own
-    console = Console(soft_wrap=True, markup=False, highlight=False, width=wide)
-    written = write_report(summary, folder / "trials", folder / "report")
+    console = Screen(soft_wrap=True, markup=False, highlight=False, width=wide)
+    name = report_name(only)
+    written = write_report(summary, folder / "trials", folder / name)
     console.print(terminal_table(summary, console.width))
     lines = [left_out(summary, leading_rows(summary))]
     lines += [_shortened(line) for line in first(unfinished_lines(summary), SHOWN_TRIALS)]
@@ -57,17 +60,20 @@ def report(
     for line in filter(None, [*lines, *conclusion(summary)]):
         console.print(line)
     console.print(f"open: {written.page}")
-    console.print(f"saved: {', '.join(sorted(path.name for path in written.files))} in {folder / 'report'}")
-    console.print(_log(place, folder, written.files))
+    console.print(f"saved: {', '.join(sorted(path.name for path in written.files))} in {folder / name}")
+    # A part's conclusion does not stand for the sweep on its page.
+    note = sweep_note(plan, conclusion(summary)) if only is None else None
+    console.print(_log(place, folder, written.files, name, note))
 
 
 def _shortened(line: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
-def _log(place: Store, folder: Path, files: list[Path]) -> str:
-    """Logs the files on the sweep's run; says in a line what came of it."""
+def _log(place: Store, folder: Path, files: list[Path], name: str, note: str | None) -> str:
+    """Logs the files, and the conclusion of the whole sweep, on its run; says in a line what came of it."""
     from titanlab.platform.tracking.client import tracking_client
+    from titanlab.platform.tracking.notes import write_note
     from titanlab.platform.tracking.store import read_sweep_runs
     from titanlab.sweeps.report import log_report
 
@@ -77,7 +83,10 @@ def _log(place: Store, folder: Path, files: list[Path]) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        log_report(tracking_client(runs.tracking_uri), runs.parent_run_id, files)
+        client = tracking_client(runs.tracking_uri)
+        log_report(client, runs.parent_run_id, files, name)
+        if note is not None:
+            write_note(client, runs.parent_run_id, note)
     except MlflowException as error:  # the files are saved: a dead server takes nothing away
         return f"warning: not logged in MLflow ({runs.tracking_uri}): {str(error).splitlines()[0]}"
-    return f"logged in MLflow on run {runs.parent_run_id} under report/"
+    return f"logged in MLflow on run {runs.parent_run_id} under {name}/"

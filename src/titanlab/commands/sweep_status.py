@@ -1,6 +1,9 @@
 """`titanlab sweep status`."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from titanlab.commands.options import Only, Overrides, Plugins, StoreFolder, SweepFile, load_plan
 
@@ -11,21 +14,33 @@ def status(
     plugins: Plugins = None,
     only: Only = None,
     store: StoreFolder = Path("titanlab-store"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON, for a program.")] = False,
 ) -> None:
-    """Show how far each trial of a sweep is, also while it runs."""
-    from rich.console import Console
+    """Show how far each trial of a sweep is, who runs it, why trials failed and how long the rest takes."""
+    import json
 
+    from titanlab.commands.screen import Screen
     from titanlab.platform.tracking.store import open_store
     from titanlab.sweeps.live_table import trial_table
-    from titanlab.sweeps.progress import Progress, failures
+    from titanlab.sweeps.progress import duration, failures
+    from titanlab.sweeps.selection import strays_note
+    from titanlab.sweeps.status import sweep_status
 
-    plan = load_plan(file, overrides, plugins, only)
-    place = open_store(store)
-    progress = Progress(plan, {trial.key: place.trial(plan.id, trial.key) for trial in plan.trials})
-    progress.look_at_disk()
-    rows = list(progress.rows.values())
-    console = Console()
-    console.print(trial_table(rows, progress.metric))
+    found = sweep_status(load_plan(file, overrides, plugins, only), open_store(store))
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+        return
+    rows = list(found.progress.rows.values())
+    console = Screen(soft_wrap=True, markup=False, highlight=False)
+    Screen().print(trial_table(rows, found.progress.metric))
     for line in failures(rows):
-        console.print(f"failed: {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{len(rows)} trials: {progress.counts()}", highlight=False)
+        console.print(f"failed: {line}")
+    if note := strays_note(found.strays):
+        console.print(f"note: {note}")
+    console.print(
+        f"{len(rows)} trials: {found.progress.counts()}; {found.progress.fraction():.0%} of the training done"
+    )
+    if found.driver is None:
+        console.print("nobody runs it now")
+    else:
+        console.print(f"run by {found.driver}; time left: {duration(found.seconds_left())}")

@@ -86,8 +86,7 @@ def _costs(config: RunConfig, document: Document) -> Costs:
 
 def _announce(config: RunConfig, costs: Costs, budget: Budget) -> None:
     """What the model costs, in one line, and what training may spend, in another."""
-    from rich.console import Console
-
+    from titanlab.commands.screen import Screen
     from titanlab.sweeps.inequalities import unknown
     from titanlab.sweeps.readable import readable_bytes, readable_count
 
@@ -97,7 +96,7 @@ def _announce(config: RunConfig, costs: Costs, budget: Budget) -> None:
         known.append(f"{readable_bytes(costs.state_bytes)} of state a sequence{of_memory}")
     if costs.flops is not None:
         known.append(f"{readable_count(costs.flops)} FLOPs a token forward")
-    console = Console(soft_wrap=True, markup=False)
+    console = Screen(soft_wrap=True, markup=False)
     console.print(f"{config.name}: {', '.join(known)}", highlight=False)
     console.print(f"budget: {budget.words}", highlight=False)
     for note in unknown([costs]):
@@ -124,14 +123,22 @@ def _run(config: RunConfig, directory: Path) -> Outcome:
 
     display = progress_display(config.name) if is_main() else nullcontext(lambda progress: None)
     with stop_requests() as requested, display as observe:
-        return train_run(config, directory, observe=observe, should_stop=requested)
+        return train_run(config, directory, observe=observe, should_stop=requested, warn=_warn)
+
+
+def _warn(text: str) -> None:
+    from titanlab.platform.distributed import is_main
+
+    if is_main():
+        typer.echo(f"warning: {text}", err=True)
 
 
 def _conclude(outcome: Outcome, directory: Path, was_complete: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=True, markup=False)
+    from titanlab.commands.screen import Screen
+
+    console = Screen(soft_wrap=True, markup=False)
     if outcome.status == "stopped":
         console.print(f"stopped at step {outcome.step}; the same command goes on from there", highlight=False)
     else:
@@ -142,4 +149,5 @@ def _conclude(outcome: Outcome, directory: Path, was_complete: bool) -> None:
         console.print(table)
         if was_complete:
             console.print("nothing was left to do; --fresh removes this run and trains it again", highlight=False)
-    console.print(f"checkpoint: {directory / 'checkpoint'}", highlight=False)
+    if (directory / "checkpoint").is_dir():  # `train.keep_weights: none` leaves none
+        console.print(f"checkpoint: {directory / 'checkpoint'}", highlight=False)

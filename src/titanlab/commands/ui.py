@@ -20,6 +20,7 @@ def ui(
     """Serve MLflow over the store and print the link that shows a sweep's trials side by side."""
     import signal
 
+    from titanlab.commands.screen import say
     from titanlab.platform.tracking.store import open_store
     from titanlab.platform.tracking.ui_server import HOST, UiError, UiServer
 
@@ -37,7 +38,7 @@ def ui(
                 signal.signal(getattr(signal, name), _stop)
         with UiServer(open_store(store, _database(local)), port) as server:
             _show(server.address, local)
-            typer.echo(f"MLflow serves {place.root} at {server.address}; Ctrl-C stops it")
+            say(f"MLflow serves {place.root} at {server.address}; Ctrl-C stops it")
             server.wait()
             raise UiError(f"MLflow's server ended by itself; its log is {place.root / 'ui.log'}")
 
@@ -76,10 +77,11 @@ def _database(sweeps: "list[SweepRuns]") -> str:
 
 
 def _show(server: str, sweeps: "list[SweepRuns]") -> None:
+    from titanlab.commands.screen import say
     from titanlab.platform.tracking.links import trials_link
 
     for runs in sweeps:
-        typer.echo(f"{runs.sweep_id}: {trials_link(server, runs)}")
+        say(f"{runs.sweep_id}: {trials_link(server, runs)}")
 
 
 def _stop(number: int, frame: "FrameType | None") -> None:

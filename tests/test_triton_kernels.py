@@ -1,0 +1,134 @@
+"""Triton's kernels against the float64 form: interpreted on a CPU at tiny sizes, and compiled where there is a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from titanlab.memory_modules.functional import deep_memory
+
+CASES = Path(__file__).with_name("triton_cases.py")
+_spec = importlib.util.spec_from_file_location("triton_cases", CASES)
+assert _spec and _spec.loader
+triton_cases = importlib.util.module_from_spec(_spec)
+sys.modules["triton_cases"] = triton_cases
+_spec.loader.exec_module(triton_cases)
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton, which is for Linux")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+GATES = ("d keep", "d momentum", "d step")
+BOUNDS = {"float32": (1e-4, 1e-3), "bfloat16": (5e-3, 2e-2), "float16": (5e-3, 2e-2)}
+"""Of everything but the gates' gradients, and of these."""
+
+
+def run(device: str, **environment: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(CASES), device],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {line["name"]: line.get("errors", line.get("changes")) for line in lines}
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, Any]:
+    return run("cpu", TRITON_INTERPRET="1")
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, Any]:
+    return run("cuda")
+
+
+def assert_small(case: Any, errors: dict[str, float], *, slack: float = 1.0) -> None:
+    others, gates = BOUNDS[case.dtype]
+    large = {name: x for name, x in errors.items() if not x <= slack * (gates if name in GATES else others)}
+    assert not large, f"{case.name}: {large}"
+
+
+@needs_triton
+@pytest.mark.parametrize("case", triton_cases.INTERPRETED, ids=lambda case: case.name)
+def test_interpreted_kernels_equal_the_float64_form(case: Any, interpreted: dict[str, Any]) -> None:
+    # the interpreter cuts numbers off where a GPU rounds them to the nearest bfloat16
+    assert_small(case, interpreted[case.name], slack=3.0 if case.dtype == "bfloat16" else 1.0)
+
+
+@needs_triton
+def test_interpreted_kernels_give_the_same_every_time(interpreted: dict[str, Any]) -> None:
+    assert interpreted["repeats"] == 0
+
+
+@pytest.mark.gpu
+@needs_gpu
+@needs_triton
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("case", triton_cases.ON_A_GPU, ids=lambda case: case.name)
+def test_kernels_on_a_gpu_equal_the_float64_form(case: Any, compiled: dict[str, Any]) -> None:
+    assert_small(case, compiled[case.name])
+
+
+@pytest.mark.gpu
+@needs_gpu
+@needs_triton
+@pytest.mark.timeout(900)
+def test_a_thousand_repeats_on_a_gpu_give_the_same(compiled: dict[str, Any]) -> None:
+    assert compiled["repeats"] == 0
+
+
+# The choice of backend
+
+
+def call(backend: str, *, matrices: int = 1, dim: int = 16, dtype: torch.dtype = torch.float32, chunk: int = 16) -> Any:
+    q = torch.ones(1, 4, 1, dim, dtype=dtype)
+    gate = torch.full((1, 4, 1), 0.5, dtype=dtype)
+    weights = [torch.zeros(1, dim, dim, dtype=dtype) for _ in range(matrices)]
+    return deep_memory(q, q, q, gate, gate, gate, weights, chunk_size=chunk, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"matrices": 2}, "2 matrices"),
+        ({"dim": 8}, "head dimension is 8"),
+        ({"dim": 144}, "head dimension is 144"),
+        ({"chunk": 65}, "chunk_size is 65"),
+        ({"dtype": torch.float64}, "float64"),
+        ({}, "not installed|on cpu, not on a CUDA device"),
+    ],
+    ids=str,
+)
+def test_triton_is_refused_where_it_cannot_run_with_the_reason(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"backend: triton cannot run here: .*({reason})"):
+        call("triton", **changes)
+
+
+def test_auto_is_torch_on_a_cpu() -> None:
+    (y, _), (expected, _) = call("auto"), call("torch")
+    assert torch.equal(y, expected)
+
+
+def test_the_package_imports_without_triton() -> None:
+    code = "import sys; sys.modules['triton'] = None; import titanlab, titanlab.memory_modules.functional"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_call_on_a_cpu_does_not_import_triton() -> None:
+    code = (
+        "import sys, torch; from titanlab.memory_modules.functional import deep_memory; "
+        "before = 'triton' in sys.modules; q, g = torch.ones(1, 4, 1, 16), torch.ones(1, 4, 1) / 2; "
+        "deep_memory(q, q, q, g, g, g, [torch.ones(1, 16, 16)], chunk_size=2); "
+        "sys.exit('triton' in sys.modules and not before)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

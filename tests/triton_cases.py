@@ -1,0 +1,150 @@
+"""Runs the Triton kernels of a matrix memory on one device and prints their errors, a line of JSON a case.
+
+A process of its own, because Triton decides at import whether kernels are interpreted: `python triton_cases.py cpu`
+under TRITON_INTERPRET=1, or `python triton_cases.py cuda`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from titanlab.memory_modules.functional import deep_memory
+
+
+class Case(NamedTuple):
+    """One call, or several where the sequence is cut."""
+
+    name: str
+    dtype: str = "float32"
+    gates: str = "both"
+    residual: bool = False
+    batch: int = 1
+    time: int = 21
+    heads: int = 1
+    dim: int = 16
+    chunk: int = 8
+    cuts: tuple[int, ...] = ()
+
+
+INTERPRETED = [
+    Case("one chunk not full", time=5),
+    Case("chunks that end inside the last", residual=True),
+    Case("a sequence cut inside chunks", cuts=(3, 13), residual=True),
+    Case("a state handed on between chunks", cuts=(8,)),
+    Case("no momentum", gates="keep only", heads=2),
+    Case("no momentum, residual, cut", gates="keep only", cuts=(9,), residual=True),
+    Case("no gates", gates="neither", residual=True),
+    Case("momentum far below keep", gates="momentum far below keep"),
+    Case("momentum 0 and keep 0", gates="zeros"),
+    Case("sizes that are no power of 2", batch=2, time=14, heads=2, dim=20, chunk=11),
+    Case("columns in several blocks", dim=36, chunk=16, time=35),
+    Case("bfloat16", dtype="bfloat16", residual=True, dim=20),
+    Case("float16", dtype="float16", dim=20),
+]
+
+ON_A_GPU = [
+    Case(f"{dtype}, {gates}, d{dim}, chunk {chunk}{', residual' if residual else ''}",
+         dtype=dtype, gates=gates, residual=residual, batch=2, time=333, heads=3, dim=dim, chunk=chunk,
+         cuts=(10, 75) if residual else ())
+    for dtype in ("bfloat16", "float32", "float16")
+    for gates, dim, chunk, residual in (
+        ("both", 64, 64, False), ("layer", 64, 64, True), ("keep only", 48, 64, False), ("neither", 32, 16, True),
+        ("momentum far below keep", 64, 32, False), ("zeros", 50, 48, False), ("layer", 16, 64, True),
+    )
+] + [
+    Case(f"{dtype}, many heads", dtype=dtype, gates="layer", batch=16, time=520, heads=16, dim=64, chunk=64)
+    for dtype in ("bfloat16", "float32")
+] + [Case("131,072 tokens", dtype="bfloat16", gates="layer", time=131_072, heads=1, dim=64, chunk=64)]  # fmt: skip
+
+
+def arguments(case: Case, device: str) -> list[Tensor | None]:
+    """q, k, v, keep, momentum, step and the matrix; q, k and v rounded to the case's type."""
+    random = torch.Generator().manual_seed(0)
+    tokens = (case.batch, case.time, case.heads)
+    q, k, v = (torch.randn(*tokens, case.dim, generator=random) for _ in range(3))
+    a, b, step = (torch.rand(*tokens, generator=random) for _ in range(3))
+    keep, momentum = {
+        "both": (a, b),
+        "layer": (torch.sigmoid(4 + a), torch.sigmoid(4 * b - 4)),
+        "keep only": (a, None),
+        "neither": (None, None),
+        "momentum far below keep": (torch.full_like(a, 0.999), torch.full_like(b, 0.001)),
+        "zeros": (torch.where(a < 0.2, 0.0, a), torch.where(b < 0.5, 0.0, b)),
+    }[case.gates]
+    unit = torch.nn.functional.normalize
+    matrix = torch.randn(case.heads, case.dim, case.dim, generator=random) / case.dim**0.5
+    rounded = [x.to(getattr(torch, case.dtype)) for x in (unit(q, dim=-1), unit(k, dim=-1), v)]
+    gates = [keep, momentum, step / case.chunk]
+    return [None if x is None else x.to(device) for x in (*rounded, *gates, matrix)]
+
+
+def outputs_and_gradients(case: Case, given: Sequence[Tensor | None], backend: str) -> dict[str, Tensor]:
+    """y, the final state, and the gradients of a random sum of them all."""
+    leaves = [None if x is None else x.detach().clone().requires_grad_() for x in given]
+    *rows, matrix = leaves
+    assert matrix is not None
+    state, pieces = None, []
+    for start, stop in pairwise((0, *case.cuts, case.time)):
+        q, k, v, keep, momentum, step = (None if x is None else x[:, start:stop] for x in rows)
+        y, state = deep_memory(
+            q, k, v, keep, momentum, step, [matrix],  # type: ignore[arg-type]
+            chunk_size=case.chunk, residual=case.residual, state=state, backend=backend,
+        )  # fmt: skip
+        pieces.append(y)
+    assert state is not None
+    results = {"y": torch.cat(pieces, 1), "memory": state.weights[0]}
+    results |= {"momentum": state.momentum[0]} if state.momentum else {}
+    random = torch.Generator().manual_seed(1)
+    weights = [torch.randn(x.shape, generator=random) for x in results.values()]
+    rounded = [w.to(getattr(torch, case.dtype)) if i == 0 else w for i, w in enumerate(weights)]
+    incoming = [w.to(x.device, x.dtype) for w, x in zip(rounded, results.values(), strict=True)]
+    names = ("q", "k", "v", "keep", "momentum", "step", "matrix")
+    asked = {f"d {name}": x for name, x in zip(names, leaves, strict=True) if x is not None}
+    gradients = torch.autograd.grad(list(results.values()), list(asked.values()), incoming)
+    return results | dict(zip(asked, gradients, strict=True))
+
+
+def poison(device: str) -> None:
+    """Leaves freed memory full of NaN, so that whatever reads what nothing wrote is seen."""
+    if device == "cuda":
+        sizes = [1 << power for power in range(8, 27, 2)]
+        junk = [torch.full((size,), float("nan"), device=device) for size in sizes for _ in range(3)]
+        del junk
+
+
+def errors(case: Case, device: str) -> dict[str, float]:
+    """||ours - float64|| / ||float64|| of everything."""
+    given = arguments(case, device)
+    exact = outputs_and_gradients(case, [None if x is None else x.double() for x in given], "torch")
+    poison(device)
+    ours = outputs_and_gradients(case, given, "triton")
+    return {name: ((ours[name].double() - x).norm() / x.norm()).item() for name, x in exact.items()}
+
+
+def changes(case: Case, device: str, repeats: int) -> int:
+    """How often a repeat gave another result than the first."""
+    given = arguments(case, device)
+    first = outputs_and_gradients(case, given, "triton")
+    changed = 0
+    for _ in range(repeats):
+        again = outputs_and_gradients(case, given, "triton")
+        changed += any(not torch.equal(again[name], x) for name, x in first.items())
+    return changed
+
+
+def main(device: str) -> None:
+    for case in INTERPRETED if device == "cpu" else ON_A_GPU:
+        print(json.dumps({"name": case.name, "errors": errors(case, device)}), flush=True)
+    repeats, case = (1, INTERPRETED[1]) if device == "cpu" else (1000, ON_A_GPU[1])
+    print(json.dumps({"name": "repeats", "changes": changes(case, device, repeats)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
