@@ -131,6 +131,8 @@ def _result(folder: Path, metric: str) -> tuple[Mapping[str, float] | None, str,
         return None, "not begun", ""
     if record.status == "stopped" and is_training(folder):
         return None, "running", ""
+    if record.error_type == "DamagedCheckpoint":
+        return None, "damaged", record.message
     if record.status != "complete":
         return None, record.status.replace("_", " "), record.reason
     value = record.metrics.get(metric)

@@ -13,6 +13,8 @@ from torch import Tensor
 from titanlab.platform.errors import unknown_name
 
 BACKENDS = ("auto", "torch", "triton")
+CHECKED = (9, 0)
+"""Compute capability of the H100; with Triton 3.6, see docs/performance.md."""
 LONGEST_CHUNK = 64
 HEAD_DIMS = (16, 64)
 """Wider heads make Triton 3.6 read beyond shared memory on an H100."""
@@ -21,19 +23,24 @@ HEAD_DIMS = (16, 64)
 def chosen_backend(backend: str, tensors: Sequence[Tensor], weights: Sequence[Tensor], chunk_size: int) -> str:
     """torch or triton for queries, keys and values [b, t, h, d] and the matrices of a memory.
 
-    auto takes Triton for CUDA tensors that it can compute.
+    auto takes Triton for CUDA tensors that it can compute, on the GPUs that the kernels were checked on.
 
     Raises:
         ValueError: for an unknown name, and for triton where it cannot run, saying why.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: {unknown_name('backend', backend, BACKENDS)}")
-    if backend == "torch" or (backend == "auto" and not tensors[0].is_cuda):
+    if backend == "torch" or (backend == "auto" and not _is_checked(tensors[0].device)):
         return "torch"
     obstacle = _obstacle(tensors, weights, chunk_size)
     if obstacle and backend == "triton":
         raise ValueError(f"backend: triton cannot run here: {obstacle}; expected torch, or auto, which chooses")
     return "torch" if obstacle else "triton"
+
+
+def _is_checked(device: torch.device) -> bool:
+    """Whether the kernels' numbers were checked on such a device; Triton has compiled others of them wrongly."""
+    return device.type == "cuda" and _capability(device) == CHECKED
 
 
 def _obstacle(tensors: Sequence[Tensor], weights: Sequence[Tensor], chunk_size: int) -> str:

@@ -68,7 +68,7 @@ def deep_memory(
         activation: gelu (tanh form) | silu | relu | tanh, between the matrices.
         state: what an earlier call returned; a sequence cut anywhere gives the same as one call.
         backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
-            the call: one matrix, head dimension 16 to 64, chunk_size up to 64, no float64.
+            the call: one matrix, head dimension 16 to 64, chunk_size up to 64, no float64, compute capability 9.0.
 
     Returns:
         y [b, t, h, d] in q's type, and the state after the last token.
@@ -96,10 +96,12 @@ def deep_memory(
             if backend == "triton":
                 y, parts = _by_kernels(q, k, v, (kept, carried, rates), piece, state, residual)
             else:
-                rows = [to_chunks(x.to(dtype), piece) for x in (q, k, v)]
+                queries, keys, values = (to_chunks(x.to(dtype), piece) for x in (q, k, v))
                 reference = [_grouped(matrix) for matrix in state.reference]
                 gates = chunk_gates(kept, carried, rates)
-                y, parts = dual_form(*rows, gates, reference, _stacked(state), activation, residual)
+                y, parts = dual_form(
+                    queries, keys, values, gates, reference, _stacked(state), activation, residual
+                )
                 y = from_chunks(y, q.shape[0])
             outputs.append(y)
             state = _advanced(state, parts, piece, chunk_size)
@@ -137,10 +139,11 @@ def _by_kernels(
 
     common = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     stop = piece.start + piece.chunks * piece.size
-    rows = [x.to(common)[:, piece.start : stop] for x in (q, k, v)]
+    queries, keys, values = (x.to(common)[:, piece.start : stop] for x in (q, k, v))
     fresh = state.reference[0] is state.weights[0]
     reference = None if fresh else _grouped(state.reference[0])
-    y, parts = matrix_memory(*rows, gates_for(*gates, common), reference, _stacked(state)[0], residual)
+    arrays = gates_for(*gates, common)
+    y, parts = matrix_memory(queries, keys, values, arrays, reference, _stacked(state)[0], residual)
     return y, [parts]
 
 
