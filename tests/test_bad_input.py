@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from titanlab.__main__ import main
-from titanlab.sweeps.language import load_sweep
+from titanlab.sweeps.language.sweep_file import load_sweep
 
 GOOD = """\
 name: good

@@ -22,14 +22,19 @@ from titanlab.platform.tracking.journal import Point, read_journal
 from titanlab.platform.training import meter, pace
 from titanlab.platform.training.loop import Outcome, Progress, train
 from titanlab.platform.training.schedule import learning_rate, learning_rate_at
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.part import survey_part
-from titanlab.sweeps.plan import Plan, make_plan, survey
-from titanlab.sweeps.plan_table import plan_csv
-from titanlab.sweeps.progress import COMPLETE, Row
-from titanlab.sweeps.totals import budget_line, total_line
+from titanlab.sweeps.execution.progress import COMPLETE, Row
+from titanlab.sweeps.language.part import survey_part
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import Plan, make_plan, survey
+from titanlab.sweeps.planning.plan_table import plan_csv
+from titanlab.sweeps.planning.totals import budget_line, total_line
 
-load_plugin(str(Path(__file__).with_name("tiny_kinds.py")))
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_kinds() -> None:
+    """Registered when the tests run: tests of every registered kind are collected before."""
+    load_plugin(str(Path(__file__).with_name("tiny_kinds.py")))
+
 
 MODEL = {"dim": 16, "layers": 1, "architecture": {"type": "tiny_block"}, "memory": {"type": "tiny_average"}}
 COSTS = Costs(parameters=100, memory_bytes=0, state_bytes=0, flops=50.0, row_length=8)

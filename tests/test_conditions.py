@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from titanlab.sweeps.conditions import ABSENT, MAX_LENGTH, ConditionError, parse_condition
+from titanlab.sweeps.language.conditions import ABSENT, MAX_LENGTH, ConditionError, parse_condition
 
 RUN: dict[str, Any] = {
     "model.memory": {"type": "titans"},

@@ -7,8 +7,8 @@ import pytest
 
 from titanlab.platform.run_config import load_config
 from titanlab.platform.yaml_source import read_yaml
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import make_plan
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(path for folder in ("sweeps", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.yaml"))

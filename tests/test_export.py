@@ -13,9 +13,9 @@ from titanlab.platform.errors import ConfigError
 from titanlab.platform.run_config import RunConfig
 from titanlab.platform.tracking.mlflow_model import Export, save_mlflow_model
 from titanlab.platform.training.run_directory import write_outcome
-from titanlab.sweeps.export import choose
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import make_plan
+from titanlab.sweeps.execution.export import choose
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import make_plan
 
 PREDICT = """
 import json, sys

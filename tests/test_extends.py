@@ -9,9 +9,9 @@ from titanlab.platform.errors import ConfigError
 from titanlab.platform.extends import MAX_DEPTH, resolve_extends
 from titanlab.platform.run_config import load_config
 from titanlab.platform.yaml_source import Document, read_yaml
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import make_plan
-from titanlab.sweeps.sources import sources
+from titanlab.sweeps.language.sources import sources
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import make_plan
 
 RUN = """\
 model: {dim: 16, layers: 1, architecture: {type: lmm}, memory: {type: titans, depth: 1, heads: 1, chunk_size: 4}}

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.live_table import SweepDisplay
-from titanlab.sweeps.plan import Plan, make_plan
-from titanlab.sweeps.progress import Progress
-from titanlab.sweeps.trial_record import TrialRecord
+from titanlab.sweeps.execution.live_table import SweepDisplay
+from titanlab.sweeps.execution.progress import Progress
+from titanlab.sweeps.execution.trial_record import TrialRecord
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import Plan, make_plan
 
 SWEEP = """
 name: wide

@@ -16,9 +16,9 @@ from titanlab.platform.tracking.naming import clean_key, dotted_settings
 from titanlab.platform.training.checkpoint import load_model
 from titanlab.platform.training.loop import train
 from titanlab.platform.yaml_source import parse_yaml
-from titanlab.sweeps.labels import variants
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import Plan, make_plan
+from titanlab.sweeps.language.labels import variants
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import Plan, make_plan
 
 TRANSFORMER = {"type": "transformer", "heads": 2}
 SEVEN_TO_ONE = [{"repeat": 7, "memory": {"type": "lightning"}}, {"architecture": TRANSFORMER}]

@@ -20,11 +20,11 @@ from titanlab.platform.tracking.notes import OURS
 from titanlab.platform.tracking.store import SweepRuns, open_store
 from titanlab.platform.tracking.sync import JournalSync
 from titanlab.platform.tracking.system_metrics import SystemMeter
-from titanlab.sweeps.entries import sweep_entry
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.notes import outcome_lines, sweep_note, trial_note
-from titanlab.sweeps.plan import make_plan
-from titanlab.sweeps.trial_record import TrialRecord
+from titanlab.sweeps.execution.entries import sweep_entry
+from titanlab.sweeps.execution.trial_record import TrialRecord
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.notes import outcome_lines, sweep_note, trial_note
+from titanlab.sweeps.planning.plan import make_plan
 
 SWEEP = {
     "name": "Pages",

@@ -26,8 +26,8 @@ from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.plugins import load_plugin
 from titanlab.platform.shapes import shapes_only
 from titanlab.platform.testing import check_memory_module
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import make_plan
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import make_plan
 
 BATCH, TIME, HEADS, DIM, HIDDEN = 2, 11, 2, 3, 4
 CUTS = [[1] * TIME, [5, 6], [1, 2, 3, 4, 1]]

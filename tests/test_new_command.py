@@ -12,8 +12,8 @@ from titanlab.__main__ import main
 from titanlab.commands.new import KINDS
 from titanlab.platform.plugins import load_plugin
 from titanlab.platform.registry import withdraw_everywhere
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import make_plan
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 

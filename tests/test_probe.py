@@ -16,11 +16,11 @@ from titanlab.platform.plugins import load_plugin
 from titanlab.platform.run_config import RunConfig
 from titanlab.platform.training.measured_steps import MeasuredStep, measured_steps
 from titanlab.platform.training_memory import training_memory
-from titanlab.sweeps.language import Resources, load_sweep
-from titanlab.sweeps.plan import Plan, make_plan
-from titanlab.sweeps.probe import STEPS, Probed, probe
-from titanlab.sweeps.time_table import at_once, probe_lines, probe_table, trial_seconds
-from titanlab.sweeps.totals import memory_line
+from titanlab.sweeps.language.sweep_file import Resources, load_sweep
+from titanlab.sweeps.planning.plan import Plan, make_plan
+from titanlab.sweeps.planning.probe import STEPS, Probed, probe
+from titanlab.sweeps.planning.time_table import at_once, probe_lines, probe_table, trial_seconds
+from titanlab.sweeps.planning.totals import memory_line
 
 PLUGIN = '''
 import os
@@ -149,7 +149,7 @@ def test_measured_steps_are_steps_of_the_run(tmp_path: Path) -> None:
 def test_the_sweeps_time_is_that_of_its_trials_shared_by_those_beside_each_other(
     tmp_path: Path, plugin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("titanlab.sweeps.time_table.machine_cpus", lambda: 5)
+    monkeypatch.setattr("titanlab.sweeps.planning.time_table.machine_cpus", lambda: 5)
     made = plan(tmp_path, axes={"model.memory.megabytes": [0, 1]}, seeds=4, resources={"cpu": 2})
     one, other = (cell.key for cell in made.cells)
     whole = probe_lines(made, {one: steps(9.0, 36.0), other: steps(9.0, 72.0)})[-1]

@@ -16,19 +16,19 @@ from scipy import stats
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.tracking.journal import Journal
 from titanlab.platform.training.run_directory import METRICS, write_outcome
-from titanlab.sweeps.conclusion import conclusion, method, unfinished_lines
-from titanlab.sweeps.curves import read_curves
-from titanlab.sweeps.factors import Effects
-from titanlab.sweeps.fronts import fronts
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import Plan, make_plan
-from titanlab.sweeps.readable import readable, readable_bytes
-from titanlab.sweeps.report import write_report
-from titanlab.sweeps.report_csv import cells_csv, effects_csv, trials_csv
-from titanlab.sweeps.report_html import html_page
-from titanlab.sweeps.report_markdown import markdown
-from titanlab.sweeps.summary import Summary, summarize
-from titanlab.sweeps.trial_record import TrialRecord, begin_attempt, write_failure
+from titanlab.sweeps.conclusions.conclusion import conclusion, method, unfinished_lines
+from titanlab.sweeps.conclusions.curves import read_curves
+from titanlab.sweeps.conclusions.factors import Effects
+from titanlab.sweeps.conclusions.fronts import fronts
+from titanlab.sweeps.conclusions.readable import readable, readable_bytes
+from titanlab.sweeps.conclusions.report import write_report
+from titanlab.sweeps.conclusions.report_csv import cells_csv, effects_csv, trials_csv
+from titanlab.sweeps.conclusions.report_html import html_page
+from titanlab.sweeps.conclusions.report_markdown import markdown
+from titanlab.sweeps.conclusions.summary import Summary, summarize
+from titanlab.sweeps.execution.trial_record import TrialRecord, begin_attempt, write_failure
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import Plan, make_plan
 
 SWEEP: dict[str, Any] = {
     "name": "tiny",
@@ -389,7 +389,7 @@ def test_a_report_of_odd_results_can_be_opened(tmp_path: Path, results: dict[tup
 
 
 def test_a_few_values_far_off_do_not_press_the_others_flat() -> None:
-    from titanlab.sweeps.figures.style import robust_limits
+    from titanlab.sweeps.conclusions.figures.style import robust_limits
 
     assert robust_limits([0.1, 0.2, 0.3, 0.25, 0.15, 30.0, 1e200]) == (0.1, 0.3)
     assert robust_limits([0.99, 0.991, 0.992, 0.2, 1.0, 0.9]) == (0.2, 1.0), "a poor accuracy is not far off"
@@ -462,7 +462,7 @@ def test_a_spreadsheet_takes_no_name_for_a_formula(tmp_path: Path) -> None:
 
 def test_a_report_is_kept_with_the_sweeps_own_run(tmp_path: Path) -> None:
     from titanlab.platform.tracking.client import tracking_client
-    from titanlab.sweeps.report import log_report
+    from titanlab.sweeps.conclusions.report import log_report
 
     client = tracking_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.create_experiment("sweeps", artifact_location=(tmp_path / "artifacts").as_uri())

@@ -14,7 +14,11 @@ from titanlab.platform.tracking.journal import read_journal
 from titanlab.platform.training.checkpoint import load_model
 from titanlab.platform.training.loop import Outcome, train
 
-load_plugin(str(Path(__file__).with_name("tiny_kinds.py")))
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_kinds() -> None:
+    """Registered when the tests run: tests of every registered kind are collected before."""
+    load_plugin(str(Path(__file__).with_name("tiny_kinds.py")))
 
 
 TINY = {"type": "tiny_average"}

@@ -14,10 +14,10 @@ from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.task import TASKS
 from titanlab.platform.yaml_source import parse_yaml, read_yaml
-from titanlab.sweeps.language import SweepConfig, load_sweep
-from titanlab.sweeps.plan import make_plan
-from titanlab.sweeps.schema import sweep_schema
-from titanlab.sweeps.template import sweep_template
+from titanlab.sweeps.language.schema import sweep_schema
+from titanlab.sweeps.language.sweep_file import SweepConfig, load_sweep
+from titanlab.sweeps.language.template import sweep_template
+from titanlab.sweeps.planning.plan import make_plan
 
 jsonschema = pytest.importorskip("jsonschema")  # comes with Ray
 

@@ -41,11 +41,11 @@ from titanlab.platform.tracking.store import SweepRuns, open_store
 from titanlab.platform.training import checkpoint_files
 from titanlab.platform.training.checkpoint import load_model
 from titanlab.platform.training.loop import train
-from titanlab.sweeps.entries import sweep_entry
-from titanlab.sweeps.failure import failure_of
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.part import plan_part
-from titanlab.sweeps.report import report_name
+from titanlab.sweeps.conclusions.report import report_name
+from titanlab.sweeps.execution.entries import sweep_entry
+from titanlab.sweeps.execution.failure import failure_of
+from titanlab.sweeps.language.part import plan_part
+from titanlab.sweeps.language.sweep_file import load_sweep
 
 ROOT = Path(__file__).parent.parent
 

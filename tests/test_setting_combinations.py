@@ -22,7 +22,9 @@ def run(layer: MemoryModule, x: Tensor) -> Tensor:
     return layer(x, layer.initial_state(x.shape[0]))[0]
 
 
-@pytest.mark.parametrize("kind", sorted(MEMORY_MODULES))
+@pytest.mark.parametrize(
+    "kind", sorted(name for name in MEMORY_MODULES if MEMORY_MODULES[name].__module__.startswith("titanlab."))
+)
 def test_no_tokens_give_no_outputs_and_leave_the_state(kind: str) -> None:
     layer = layer_of(type=kind)
     state = layer.initial_state(2)

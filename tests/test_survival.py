@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from titanlab.sweeps import ray_folders
+from titanlab.sweeps.execution import ray_folders
 
 STEPS = 20
 MISHAPS = '''
@@ -281,7 +281,7 @@ def test_what_a_killed_driver_left_of_ray_is_removed_and_what_a_living_one_uses_
     monkeypatch.setattr(ray_folders, "PREFIX", f"titanlab-ray-test-{os.getpid()}-")
     mine = ray_folders.make_ray_folder()
     code = (
-        "import sys, time; from titanlab.sweeps import ray_folders; "
+        "import sys, time; from titanlab.sweeps.execution import ray_folders; "
         f"ray_folders.PREFIX = {ray_folders.PREFIX!r}; "
         "mine = ray_folders.make_ray_folder(); print(mine.path, flush=True); time.sleep(60)"
     )

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from titanlab.platform.errors import ConfigError
-from titanlab.sweeps.design import Design, design
-from titanlab.sweeps.grid import Runs, base_run
-from titanlab.sweeps.labels import variants
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import make_plan
+from titanlab.sweeps.language.design import Design, design
+from titanlab.sweeps.language.grid import Runs, base_run
+from titanlab.sweeps.language.labels import variants
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import make_plan
 
 BASE = """\
 name: tiny

@@ -15,9 +15,9 @@ from titanlab.platform.errors import ConfigError, PluginError
 from titanlab.platform.extends import resolve_extends
 from titanlab.platform.overrides import apply_overrides
 from titanlab.platform.yaml_source import Document, parse_yaml
-from titanlab.sweeps.conditions import ABSENT, ConditionError, parse_condition
-from titanlab.sweeps.language import SweepConfig, load_sweep
-from titanlab.sweeps.plan import survey
+from titanlab.sweeps.language.conditions import ABSENT, ConditionError, parse_condition
+from titanlab.sweeps.language.sweep_file import SweepConfig, load_sweep
+from titanlab.sweeps.planning.plan import survey
 
 LONGEST = 5.0
 """Seconds of CPU time that one input may take."""

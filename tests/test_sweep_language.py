@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from titanlab.platform.errors import ConfigError
-from titanlab.sweeps.language import SweepConfig, load_sweep
+from titanlab.sweeps.language.sweep_file import SweepConfig, load_sweep
 
 MINIMAL = "name: tiny\nbase: {}\naxes: {train.steps: [1, 2]}\n"
 

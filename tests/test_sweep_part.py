@@ -14,10 +14,10 @@ import yaml
 
 from titanlab.__main__ import main
 from titanlab.platform.errors import ConfigError
-from titanlab.sweeps.language import Sweep, load_sweep
-from titanlab.sweeps.part import plan_part, survey_part
-from titanlab.sweeps.plan import Plan, make_plan, survey
-from titanlab.sweeps.plan_table import note_lines, plan_csv
+from titanlab.sweeps.language.part import plan_part, survey_part
+from titanlab.sweeps.language.sweep_file import Sweep, load_sweep
+from titanlab.sweeps.planning.plan import Plan, make_plan, survey
+from titanlab.sweeps.planning.plan_table import note_lines, plan_csv
 
 DEPTH, MOMENTUM = "model.memory.depth", "model.memory.momentum"
 SWEEP: dict[str, Any] = {

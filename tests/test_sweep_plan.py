@@ -12,10 +12,10 @@ import yaml
 import titanlab.sweeps
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.model import parameter_count
-from titanlab.sweeps import sizes
-from titanlab.sweeps.labels import variants
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import Plan, make_plan
+from titanlab.sweeps.language.labels import variants
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning import sizes
+from titanlab.sweeps.planning.plan import Plan, make_plan
 
 BASE: dict[str, Any] = {
     "model": {
@@ -107,8 +107,8 @@ def test_a_plan_leaves_the_random_state_as_it_is(tmp_path: Path) -> None:
 
 SLOW_IMPORTS = """
 import sys
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.plan import make_plan
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import make_plan
 make_plan(load_sweep(sys.argv[1]))
 print(*(name for name in ("ray", "mlflow", "matplotlib", "scipy", "torch._dynamo", "sympy") if name in sys.modules))
 """

@@ -21,7 +21,11 @@ from titanlab.platform.training.optimizer import AdamW
 from titanlab.platform.training.run_directory import claimed
 from titanlab.platform.training.schedule import learning_rate
 
-load_plugin(str(Path(__file__).with_name("tiny_kinds.py")))
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_kinds() -> None:
+    """Registered when the tests run: tests of every registered kind are collected before."""
+    load_plugin(str(Path(__file__).with_name("tiny_kinds.py")))
 
 
 def tiny(**settings: Any) -> RunConfig:

@@ -19,13 +19,18 @@ from titanlab.platform.tracking.links import trials_filter
 from titanlab.platform.tracking.store import open_store
 from titanlab.platform.training.loop import train
 from titanlab.platform.training.run_directory import METRICS, read_outcome
-from titanlab.sweeps.language import load_sweep
-from titanlab.sweeps.local_executor import LocalExecutor
-from titanlab.sweeps.plan import make_plan
-from titanlab.sweeps.run import run_sweep
-from titanlab.sweeps.summary import summarize
+from titanlab.sweeps.conclusions.summary import summarize
+from titanlab.sweeps.execution.local_executor import LocalExecutor
+from titanlab.sweeps.execution.run import run_sweep
+from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.plan import make_plan
 
-load_plugin(str(Path(__file__).with_name("tiny_kinds.py")))
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_kinds() -> None:
+    """Registered when the tests run: tests of every registered kind are collected before."""
+    load_plugin(str(Path(__file__).with_name("tiny_kinds.py")))
+
 
 BASE = {
     "model": {"dim": 16, "layers": 1, "architecture": {"type": "tiny_block"}, "memory": {"type": "tiny_average"}},

@@ -99,9 +99,7 @@ def deep_memory(
                 queries, keys, values = (to_chunks(x.to(dtype), piece) for x in (q, k, v))
                 reference = [_grouped(matrix) for matrix in state.reference]
                 gates = chunk_gates(kept, carried, rates)
-                y, parts = dual_form(
-                    queries, keys, values, gates, reference, _stacked(state), activation, residual
-                )
+                y, parts = dual_form(queries, keys, values, gates, reference, _stacked(state), activation, residual)
                 y = from_chunks(y, q.shape[0])
             outputs.append(y)
             state = _advanced(state, parts, piece, chunk_size)

@@ -35,8 +35,8 @@ def export(
     from titanlab.platform.errors import ConfigError, Problem
     from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
-    from titanlab.sweeps.export import choose, export_of
-    from titanlab.sweeps.stages import standing
+    from titanlab.sweeps.execution.export import choose, export_of
+    from titanlab.sweeps.execution.stages import standing
 
     if best and trial is not None:
         raise ConfigError(Problem("--best and --trial name two models; give one of them"))

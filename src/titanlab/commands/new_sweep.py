@@ -16,8 +16,8 @@ def write_sweep(name: str, folder: Path) -> None:
     import shlex
 
     from titanlab.platform.errors import ConfigError, Problem
-    from titanlab.sweeps.language import SweepConfig
-    from titanlab.sweeps.template import sweep_template
+    from titanlab.sweeps.language.sweep_file import SweepConfig
+    from titanlab.sweeps.language.template import sweep_template
 
     longest = 200
     if not 1 <= len(name) <= longest or not name.isprintable():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 if TYPE_CHECKING:
-    from titanlab.sweeps.plan import Plan
+    from titanlab.sweeps.planning.plan import Plan
 
 SweepFile: TypeAlias = Annotated[str, typer.Argument(help="The sweep, a YAML file.", show_default=False)]
 Overrides: TypeAlias = Annotated[
@@ -33,8 +33,8 @@ def load_plan(
 ) -> Plan:
     """The plan of a sweep file, or of a part of it, its plug-ins loaded first."""
     from titanlab.platform.plugins import load_plugin
-    from titanlab.sweeps.language import load_sweep
-    from titanlab.sweeps.part import plan_part
+    from titanlab.sweeps.language.part import plan_part
+    from titanlab.sweeps.language.sweep_file import load_sweep
 
     for target in plugins or ():
         load_plugin(target)

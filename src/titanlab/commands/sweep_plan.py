@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from titanlab.platform.plugins import Plugin
-    from titanlab.sweeps.language import Sweep
-    from titanlab.sweeps.plan import Plan
-    from titanlab.sweeps.probe import Probed
+    from titanlab.sweeps.language.sweep_file import Sweep
+    from titanlab.sweeps.planning.plan import Plan
+    from titanlab.sweeps.planning.probe import Probed
 
 
 def plan(
@@ -42,11 +42,11 @@ def plan(
     from titanlab.commands.screen import Screen
     from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
-    from titanlab.sweeps.language import load_sweep
-    from titanlab.sweeps.part import survey_part
-    from titanlab.sweeps.plan import require_runnable
-    from titanlab.sweeps.plan_table import plan_csv
-    from titanlab.sweeps.stages import standing
+    from titanlab.sweeps.execution.stages import standing
+    from titanlab.sweeps.language.part import survey_part
+    from titanlab.sweeps.language.sweep_file import load_sweep
+    from titanlab.sweeps.planning.plan import require_runnable
+    from titanlab.sweeps.planning.plan_table import plan_csv
 
     loaded = [load_plugin(target) for target in plugins or ()]
     sweep = load_sweep(file, overrides or ())
@@ -71,7 +71,7 @@ def plan(
 
 def _states(planned: Plan, folder: Path) -> dict[str, str]:
     """How each trial stands in the store, by its key; empty for one that was never begun."""
-    from titanlab.sweeps.trial_record import read_record
+    from titanlab.sweeps.execution.trial_record import read_record
 
     if not folder.is_dir():
         return {}
@@ -80,7 +80,7 @@ def _states(planned: Plan, folder: Path) -> dict[str, str]:
 
 
 def _show_sources(console: Console, sweep: Sweep) -> None:
-    from titanlab.sweeps.sources import sources
+    from titanlab.sweeps.language.sources import sources
 
     for source in sources(sweep.document):
         console.print(f"{source.place}: {source.key} = {source.value}")
@@ -89,8 +89,8 @@ def _show_sources(console: Console, sweep: Sweep) -> None:
 def _probe(planned: Plan, sweep: Sweep, plugins: list[Plugin]) -> dict[str, Probed]:
     """Real steps, where the sweep's trials would fit."""
     from titanlab.platform.errors import ConfigError
-    from titanlab.sweeps.executor import check_fits, machine_cpus, machine_gpus
-    from titanlab.sweeps.probe import probe
+    from titanlab.sweeps.execution.executor import check_fits, machine_cpus, machine_gpus
+    from titanlab.sweeps.planning.probe import probe
 
     try:
         check_fits(planned.resources, [(machine_cpus(), machine_gpus())], "this machine")
@@ -100,10 +100,10 @@ def _probe(planned: Plan, sweep: Sweep, plugins: list[Plugin]) -> dict[str, Prob
 
 
 def _show(console: Console, planned: Plan, states: dict[str, str], probed: dict[str, Probed]) -> None:
-    from titanlab.sweeps.plan_table import LARGEST_TABLE, note_lines, overview, trial_table
-    from titanlab.sweeps.time_table import probe_lines, probe_table
-    from titanlab.sweeps.totals import budget_line, memory_line, total_line
-    from titanlab.sweeps.tuning_report import plan_lines
+    from titanlab.sweeps.planning.plan_table import LARGEST_TABLE, note_lines, overview, trial_table
+    from titanlab.sweeps.planning.time_table import probe_lines, probe_table
+    from titanlab.sweeps.planning.totals import budget_line, memory_line, total_line
+    from titanlab.sweeps.tuning.report import plan_lines
 
     large = len(planned.trials) > LARGEST_TABLE
     console.print(overview(planned, states) if large else trial_table(planned, states))

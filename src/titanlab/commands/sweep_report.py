@@ -27,13 +27,13 @@ def report(
     from titanlab.commands.screen import Screen
     from titanlab.platform.errors import ConfigError, Problem
     from titanlab.platform.tracking.store import open_store
-    from titanlab.sweeps.conclusion import conclusion, unfinished_lines
-    from titanlab.sweeps.notes import sweep_note
-    from titanlab.sweeps.report import report_name, write_report
-    from titanlab.sweeps.report_markdown import first
-    from titanlab.sweeps.report_table import leading_rows, left_out, terminal_table
-    from titanlab.sweeps.summary import summarize
-    from titanlab.sweeps.tuning_report import has_tried
+    from titanlab.sweeps.conclusions.conclusion import conclusion, unfinished_lines
+    from titanlab.sweeps.conclusions.report import report_name, write_report
+    from titanlab.sweeps.conclusions.report_markdown import first
+    from titanlab.sweeps.conclusions.report_table import leading_rows, left_out, terminal_table
+    from titanlab.sweeps.conclusions.summary import summarize
+    from titanlab.sweeps.planning.notes import sweep_note
+    from titanlab.sweeps.tuning.report import has_tried
 
     plan = load_plan(file, overrides, plugins, only)
     place = open_store(store)
@@ -75,7 +75,7 @@ def _log(place: Store, folder: Path, files: list[Path], name: str, note: str | N
     from titanlab.platform.tracking.client import tracking_client
     from titanlab.platform.tracking.notes import write_note
     from titanlab.platform.tracking.store import read_sweep_runs
-    from titanlab.sweeps.report import log_report
+    from titanlab.sweeps.conclusions.report import log_report
 
     runs = read_sweep_runs(folder)
     if runs is None:

@@ -11,7 +11,7 @@ from titanlab.commands.options import Only, Overrides, Plugins, StoreFolder, Swe
 from titanlab.commands.sweep_run import ExecutorName, Session, start
 
 if TYPE_CHECKING:
-    from titanlab.sweeps.plan import Plan
+    from titanlab.sweeps.planning.plan import Plan
 
 
 class Ended(StrEnum):
@@ -43,9 +43,9 @@ def retry(
     wanted = {status.value for status in statuses or Ended}
 
     def choose(plan: "Plan", trials: Path) -> "Plan":
-        from titanlab.sweeps.selection import with_trials
-        from titanlab.sweeps.stages import standing
-        from titanlab.sweeps.trial_record import read_record
+        from titanlab.sweeps.execution.selection import with_trials
+        from titanlab.sweeps.execution.stages import standing
+        from titanlab.sweeps.execution.trial_record import read_record
 
         plan = standing(plan, trials).plan  # of a tuned sweep: those that are compared
         records = {trial.key: read_record(trials / trial.key) for trial in plan.trials}

@@ -13,8 +13,8 @@ from titanlab.commands.options import Only, Overrides, Plugins, StoreFolder, Swe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from titanlab.sweeps.plan import Plan
-    from titanlab.sweeps.run import SweepResult
+    from titanlab.sweeps.execution.run import SweepResult
+    from titanlab.sweeps.planning.plan import Plan
 
 
 class ExecutorName(StrEnum):
@@ -74,15 +74,15 @@ def start(
     from titanlab.platform.errors import ConfigError, Problem
     from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
-    from titanlab.sweeps.disk_use import disk_note
-    from titanlab.sweeps.language import load_sweep
-    from titanlab.sweeps.local_executor import LocalExecutor
-    from titanlab.sweeps.part import plan_part
-    from titanlab.sweeps.plan_table import note_lines
-    from titanlab.sweeps.ray_executor import RayExecutor
-    from titanlab.sweeps.run import run_sweep
-    from titanlab.sweeps.selection import strays, strays_note
-    from titanlab.sweeps.streams import LastingStream
+    from titanlab.sweeps.execution.disk_use import disk_note
+    from titanlab.sweeps.execution.local_executor import LocalExecutor
+    from titanlab.sweeps.execution.ray_executor import RayExecutor
+    from titanlab.sweeps.execution.run import run_sweep
+    from titanlab.sweeps.execution.selection import strays, strays_note
+    from titanlab.sweeps.execution.streams import LastingStream
+    from titanlab.sweeps.language.part import plan_part
+    from titanlab.sweeps.language.sweep_file import load_sweep
+    from titanlab.sweeps.planning.plan_table import note_lines
 
     if session.ray_address is not None and session.executor is ExecutorName.LOCAL:
         raise ConfigError(
@@ -114,7 +114,7 @@ def start(
 
 def _summary(result: "SweepResult", again: str, retry: str) -> list[str]:
     """What happened, what failed and why, and whether the same command (`again`) has something left to do."""
-    from titanlab.sweeps.progress import DIVERGED, failures
+    from titanlab.sweeps.execution.progress import DIVERGED, failures
 
     total = len(result.progress.rows)
     diverged = sum(not row.is_over for row in result.progress.with_status(DIVERGED))

@@ -10,7 +10,7 @@ def schema(plugins: Plugins = None) -> None:
     import sys
 
     from titanlab.platform.plugins import load_plugin
-    from titanlab.sweeps.schema import schema_text
+    from titanlab.sweeps.language.schema import schema_text
 
     for target in plugins or ():
         load_plugin(target)

@@ -23,8 +23,8 @@ def stop(
 
     from titanlab.platform.tracking.driver import driver_of, is_driven
     from titanlab.platform.tracking.store import open_store
-    from titanlab.sweeps.interruption import ask_to_stop
-    from titanlab.sweeps.language import load_sweep
+    from titanlab.sweeps.execution.interruption import ask_to_stop
+    from titanlab.sweeps.language.sweep_file import load_sweep
 
     sweep_id = load_sweep(file, overrides or ()).config.id
     folder = open_store(store).sweep(sweep_id)

@@ -76,7 +76,7 @@ def _costs(config: RunConfig, document: Document) -> Costs:
     """Builds the model without storage: what cannot be built is told with its place, before anything is written."""
     from titanlab.platform.errors import ConfigError
     from titanlab.platform.keys import key_path
-    from titanlab.sweeps.sizes import Sizes, UnbuildableError
+    from titanlab.sweeps.planning.sizes import Sizes, UnbuildableError
 
     try:
         return Sizes().of(config)
@@ -87,8 +87,8 @@ def _costs(config: RunConfig, document: Document) -> Costs:
 def _announce(config: RunConfig, costs: Costs, budget: Budget) -> None:
     """What the model costs, in one line, and what training may spend, in another."""
     from titanlab.commands.screen import Screen
-    from titanlab.sweeps.inequalities import unknown
-    from titanlab.sweeps.readable import readable_bytes, readable_count
+    from titanlab.sweeps.conclusions.readable import readable_bytes, readable_count
+    from titanlab.sweeps.planning.inequalities import unknown
 
     known = [f"{costs.parameters:,} parameters"]
     if costs.state_bytes is not None:

@@ -47,7 +47,7 @@ def _sweeps(store: "Store", file: str | None) -> "list[SweepRuns]":
     """Where the named sweep, or every sweep of the store, stands in MLflow."""
     from titanlab.platform.errors import ConfigError, Problem
     from titanlab.platform.tracking.store import read_sweep_runs
-    from titanlab.sweeps.language import load_sweep
+    from titanlab.sweeps.language.sweep_file import load_sweep
 
     if file is not None:
         sweep_id = load_sweep(file).config.id

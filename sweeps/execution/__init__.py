@@ -1,0 +1,1 @@
+"""Running the trials of a plan, and surviving what happens to them."""

@@ -1,0 +1,1 @@
+"""The sweep file: what it may say, and the cells it stands for."""

@@ -1,0 +1,1 @@
+"""What a sweep would run, before anything runs."""
