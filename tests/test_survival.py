@@ -224,7 +224,7 @@ def test_a_changed_file_adds_its_cells_and_leaves_the_others_alone_and_a_part_fi
     long = lab.write("changing", {"model.memory.keep": [0.5, 0.6, 0.7]}, keep_weights="none")
     part = lab.run(long, "--executor", "local", "--only", "model.memory.keep < 0.65")
     assert part.returncode == 0 and "2 of 2 trials complete" in part.stdout
-    assert [run.info.status for run in lab.runs("changing", "sweep")] == ["KILLED"]
+    assert [run.info.status for run in lab.runs("changing", "sweep")] == ["SCHEDULED"]  # one trial still waits
     assert not any((folder / "checkpoint").exists() for folder in lab.trials("changing").values())
     before = {run.data.params["model.memory.keep"]: run for run in lab.runs("changing")}
 
