@@ -61,10 +61,10 @@ def test_a_killed_worker_is_retried_from_its_checkpoint_and_leaves_no_trace(lab,
 
 @pytest.mark.slow
 def test_a_killed_driver_leaves_what_the_same_command_finishes(lab, wait, kill):
-    # slow enough to be under way still when the second driver has been refused
-    file = lab.write("driver", {"model.memory.delay": [0.8]}, steps=STEPS, seeds=2)
+    steps = 3 * STEPS  # long enough to be under way still when the second driver has been refused
+    file = lab.write("driver", SLOW, steps=steps, seeds=3)
     driver = lab.start(file)
-    folder = wait(lambda: begun(lab, "driver", 8))[0]
+    folder = wait(lambda: begun(lab, "driver", 12))[0]
     second = lab.run(file, "--executor", "local")
     assert second.returncode == 2
     assert "being run by another process" in second.stderr and len(second.stderr.splitlines()) == 1
@@ -77,7 +77,7 @@ def test_a_killed_driver_leaves_what_the_same_command_finishes(lab, wait, kill):
 
     again = lab.run(file)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert_whole(lab, "driver", 2)
+    assert_whole(lab, "driver", 3, steps)
     assert {run.info.run_id for run in lab.runs("driver")} == known
 
 
