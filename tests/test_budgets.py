@@ -23,8 +23,8 @@ from titanlab.platform.training import meter, pace
 from titanlab.platform.training.loop import Outcome, Progress, train
 from titanlab.platform.training.schedule import learning_rate, learning_rate_at
 from titanlab.sweeps.execution.progress import COMPLETE, Row
-from titanlab.sweeps.language.part import survey_part
 from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.part import survey_part
 from titanlab.sweeps.planning.plan import Plan, make_plan, survey
 from titanlab.sweeps.planning.plan_table import plan_csv
 from titanlab.sweeps.planning.totals import budget_line, total_line

@@ -24,11 +24,11 @@ from titanlab.platform.task import TASKS
 from titanlab.platform.tensors import float32_bytes
 from titanlab.platform.tracking.journal import read_journal
 from titanlab.platform.training.loop import train
-from titanlab.sweeps.conclusions.readable import readable_count
 from titanlab.sweeps.execution.entries import cell_costs
 from titanlab.sweeps.language.sweep_file import load_sweep
 from titanlab.sweeps.planning.inequalities import inequalities, unknown
 from titanlab.sweeps.planning.plan import make_plan
+from titanlab.sweeps.readable import readable_count
 
 DOCUMENT = Path(__file__).parent.parent / "docs/costs.md"
 WHOLE = 64

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from titanlab.sweeps.conclusions.inference.comparisons import (
+from titanlab.sweeps.inference.comparisons import (
     Comparison,
     compare,
     compare_to_zero,
@@ -17,10 +17,10 @@ from titanlab.sweeps.conclusions.inference.comparisons import (
     seeds_needed,
     verdict,
 )
-from titanlab.sweeps.conclusions.inference.effects import Factorial, Level, effects
-from titanlab.sweeps.conclusions.inference.intervals import Estimate, bootstrap_interval, estimate
-from titanlab.sweeps.conclusions.inference.pareto import pareto_front
-from titanlab.sweeps.conclusions.inference.ranking import Places, places
+from titanlab.sweeps.inference.effects import Factorial, Level, effects
+from titanlab.sweeps.inference.intervals import Estimate, bootstrap_interval, estimate
+from titanlab.sweeps.inference.pareto import pareto_front
+from titanlab.sweeps.inference.ranking import Places, places
 
 
 def by_seed(*values: float) -> dict[int, float]:

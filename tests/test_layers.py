@@ -22,6 +22,9 @@ FOUNDATIONS = (
 )
 """The order inside platform."""
 
+SWEEPS = ("readable", "inference", "language", "tuning", "planning", "execution", "conclusions")
+"""The order of the folders inside sweeps."""
+
 
 def sources() -> list[Path]:
     folders = [ROOT / layer for layer in LAYERS[:-1]] + [ROOT / "src/titanlab/commands"]
@@ -70,6 +73,15 @@ def test_a_file_imports_its_own_layer_and_lower_ones_only(path: Path) -> None:
         assert layer(imported) <= layer(own), f"{own} imports {imported} of a higher layer"
         if layer(own) == layer(imported) == 0:
             assert foundation(imported) <= foundation(own), f"{own} imports {imported} of a later foundation"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").rglob("*.py")), ids=module_of)
+def test_a_folder_of_sweeps_imports_itself_and_earlier_ones_only(path: Path) -> None:
+    own = module_of(path).split(".")[2:3]
+    for imported in imports(path):
+        if imported.startswith("titanlab.sweeps."):
+            later = SWEEPS.index(imported.split(".")[2]) > SWEEPS.index(own[0])
+            assert not later, f"{module_of(path)} imports {imported} of a later folder"
 
 
 def test_pythons_own_platform_module_is_found_from_the_repository_root() -> None:

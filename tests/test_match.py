@@ -15,9 +15,9 @@ from titanlab.platform.costs import model_costs
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.model import parameter_count
 from titanlab.sweeps.language.sweep_file import load_sweep
-from titanlab.sweeps.language.width_search import Number, Values, WidthSearch, values_of
 from titanlab.sweeps.planning.plan import Cell, Plan, make_plan, survey
 from titanlab.sweeps.planning.plan_table import plan_csv, trial_table
+from titanlab.sweeps.planning.width_search import Number, Values, WidthSearch, values_of
 
 BASE: dict[str, Any] = {
     "model": {

@@ -21,9 +21,9 @@ from titanlab.platform.tracking.store import SweepRuns, open_store
 from titanlab.platform.tracking.sync import JournalSync
 from titanlab.platform.tracking.system_metrics import SystemMeter
 from titanlab.sweeps.execution.entries import sweep_entry
+from titanlab.sweeps.execution.notes import outcome_lines, sweep_note, trial_note
 from titanlab.sweeps.execution.trial_record import TrialRecord
 from titanlab.sweeps.language.sweep_file import load_sweep
-from titanlab.sweeps.planning.notes import outcome_lines, sweep_note, trial_note
 from titanlab.sweeps.planning.plan import make_plan
 
 SWEEP = {

@@ -20,7 +20,6 @@ from titanlab.sweeps.conclusions.conclusion import conclusion, method, unfinishe
 from titanlab.sweeps.conclusions.curves import read_curves
 from titanlab.sweeps.conclusions.factors import Effects
 from titanlab.sweeps.conclusions.fronts import fronts
-from titanlab.sweeps.conclusions.readable import readable, readable_bytes
 from titanlab.sweeps.conclusions.report import write_report
 from titanlab.sweeps.conclusions.report_csv import cells_csv, effects_csv, trials_csv
 from titanlab.sweeps.conclusions.report_html import html_page
@@ -29,6 +28,7 @@ from titanlab.sweeps.conclusions.summary import Summary, summarize
 from titanlab.sweeps.execution.trial_record import TrialRecord, begin_attempt, write_failure
 from titanlab.sweeps.language.sweep_file import load_sweep
 from titanlab.sweeps.planning.plan import Plan, make_plan
+from titanlab.sweeps.readable import readable, readable_bytes
 
 SWEEP: dict[str, Any] = {
     "name": "tiny",

@@ -44,8 +44,8 @@ from titanlab.platform.training.loop import train
 from titanlab.sweeps.conclusions.report import report_name
 from titanlab.sweeps.execution.entries import sweep_entry
 from titanlab.sweeps.execution.failure import failure_of
-from titanlab.sweeps.language.part import plan_part
 from titanlab.sweeps.language.sweep_file import load_sweep
+from titanlab.sweeps.planning.part import plan_part
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,8 +14,8 @@ import yaml
 
 from titanlab.__main__ import main
 from titanlab.platform.errors import ConfigError
-from titanlab.sweeps.language.part import plan_part, survey_part
 from titanlab.sweeps.language.sweep_file import Sweep, load_sweep
+from titanlab.sweeps.planning.part import plan_part, survey_part
 from titanlab.sweeps.planning.plan import Plan, make_plan, survey
 from titanlab.sweeps.planning.plan_table import note_lines, plan_csv
 

@@ -17,16 +17,16 @@ from titanlab.platform.tracking.journal import Journal
 from titanlab.platform.training.run_directory import METRICS, write_outcome
 from titanlab.sweeps.conclusions.report import write_report
 from titanlab.sweeps.conclusions.summary import summarize
+from titanlab.sweeps.execution.course import Course
 from titanlab.sweeps.execution.progress import Progress
 from titanlab.sweeps.execution.stages import standing
 from titanlab.sweeps.execution.trial_record import TrialRecord, begin_attempt, write_failure
+from titanlab.sweeps.language.search_space import Span
 from titanlab.sweeps.language.sweep_file import load_sweep
-from titanlab.sweeps.planning.course import Course
 from titanlab.sweeps.planning.plan import make_plan
+from titanlab.sweeps.planning.tuning_lines import border_lines, choice_lines, tuning_csv
 from titanlab.sweeps.tuning.halving import Rung, best, rungs, steps_taken
-from titanlab.sweeps.tuning.report import border_lines, choice_lines, tuning_csv
 from titanlab.sweeps.tuning.search import random_points
-from titanlab.sweeps.tuning.search_space import Span
 
 RATES = {"low": 1.0e-4, "high": 1.0e-1}
 BEST_RATE = {1: 2.0e-3, 2: 2.0e-2}

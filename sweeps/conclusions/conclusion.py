@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from titanlab.sweeps.conclusions.factors import Effects
-from titanlab.sweeps.conclusions.inference.comparisons import (
+from titanlab.sweeps.conclusions.summary import Row, Summary
+from titanlab.sweeps.inference.comparisons import (
     FEWEST_PAIRS,
     LARGE_EFFECT,
     LEVEL,
@@ -17,10 +18,9 @@ from titanlab.sweeps.conclusions.inference.comparisons import (
     seeds_needed,
     verdict,
 )
-from titanlab.sweeps.conclusions.inference.intervals import BOOTSTRAP_FROM, CONFIDENCE
-from titanlab.sweeps.conclusions.readable import readable, readable_interval, readable_p, readable_signed
-from titanlab.sweeps.conclusions.summary import Row, Summary
-from titanlab.sweeps.tuning.report import border_lines
+from titanlab.sweeps.inference.intervals import BOOTSTRAP_FROM, CONFIDENCE
+from titanlab.sweeps.planning.tuning_lines import border_lines
+from titanlab.sweeps.readable import readable, readable_interval, readable_p, readable_signed
 
 UNSURE = ("no clear difference", "too few seeds to tell")
 SHOWN = 4

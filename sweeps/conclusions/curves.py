@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from titanlab.platform.errors import TitanlabError
 from titanlab.platform.tracking.journal import Point, read_journal
 from titanlab.platform.training.run_directory import METRICS
-from titanlab.sweeps.conclusions.inference.intervals import estimate, mean_of
+from titanlab.sweeps.inference.intervals import estimate, mean_of
 from titanlab.sweeps.planning.plan import Cell, Plan
 
 Series = dict[int, float]

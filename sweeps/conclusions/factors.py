@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from titanlab.sweeps.conclusions.inference.effects import Effect, Factorial, effects, fill
+from titanlab.sweeps.inference.effects import Effect, Factorial, effects, fill
 from titanlab.sweeps.language.labels import variants
 from titanlab.sweeps.planning.plan import Cell, Plan
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from titanlab.sweeps.conclusions.inference.pareto import pareto_front
 from titanlab.sweeps.conclusions.summary import Row, Summary
+from titanlab.sweeps.inference.pareto import pareto_front
 
 SHOWN = 6
 """Cells of a front that are named."""

@@ -13,7 +13,7 @@ from titanlab.sweeps.conclusions.report_csv import cells_csv, effects_csv, trial
 from titanlab.sweeps.conclusions.report_html import html_page
 from titanlab.sweeps.conclusions.report_markdown import markdown
 from titanlab.sweeps.conclusions.summary import Summary
-from titanlab.sweeps.tuning.report import tuning_csv
+from titanlab.sweeps.planning.tuning_lines import tuning_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ from typing import Any
 
 from titanlab.sweeps.conclusions.factors import Effects
 from titanlab.sweeps.conclusions.fronts import Front, fronts
-from titanlab.sweeps.conclusions.inference.comparisons import Comparison
 from titanlab.sweeps.conclusions.summary import Row, Summary
+from titanlab.sweeps.inference.comparisons import Comparison
 
 _COMPARISON = ("pairs", "difference", "difference_low", "difference_high", "test", "p", "p_holm", "wilcoxon_p")
 _EFFECT_SIZE = ("d_z", "hedges_g")

@@ -16,7 +16,7 @@ from titanlab.sweeps.conclusions.fronts import front_lines
 from titanlab.sweeps.conclusions.report_markdown import EFFECT_HEADINGS, MOST_TRIALS, effect_texts, first
 from titanlab.sweeps.conclusions.report_table import aim_words, columns, leading_rows, left_out
 from titanlab.sweeps.conclusions.summary import Row, Summary
-from titanlab.sweeps.tuning.report import tuning_lines
+from titanlab.sweeps.planning.tuning_lines import tuning_lines
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 

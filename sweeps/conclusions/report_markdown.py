@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from titanlab.sweeps.conclusions.conclusion import conclusion, method, unfinished_lines
 from titanlab.sweeps.conclusions.factors import Effects
 from titanlab.sweeps.conclusions.fronts import front_lines
-from titanlab.sweeps.conclusions.inference.effects import Effect
-from titanlab.sweeps.conclusions.readable import readable_interval, readable_p, readable_signed
 from titanlab.sweeps.conclusions.report_table import aim_words, columns, leading_rows, left_out
 from titanlab.sweeps.conclusions.summary import Summary
-from titanlab.sweeps.tuning.report import tuning_lines
+from titanlab.sweeps.inference.effects import Effect
+from titanlab.sweeps.planning.tuning_lines import tuning_lines
+from titanlab.sweeps.readable import readable_interval, readable_p, readable_signed
 
 EFFECT_HEADINGS = ("effect", "difference", "95 % interval", "p (Holm)", "verdict")
 MOST_EFFECTS = 40

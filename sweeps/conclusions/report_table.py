@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from titanlab.sweeps.conclusions.readable import (
+from titanlab.sweeps.conclusions.summary import Row, Summary
+from titanlab.sweeps.readable import (
     readable,
     readable_bytes,
     readable_interval,
     readable_p,
     readable_signed,
 )
-from titanlab.sweeps.conclusions.summary import Row, Summary
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from titanlab.platform.errors import CheckpointError
 from titanlab.sweeps.conclusions.factors import Effects, NoEffectsError, effects_of
-from titanlab.sweeps.conclusions.inference.comparisons import Comparison, Verdict, compare, correct, verdict
-from titanlab.sweeps.conclusions.inference.intervals import Estimate, bootstrap_interval, estimate, mean_of
-from titanlab.sweeps.conclusions.inference.ranking import Places, places
 from titanlab.sweeps.execution.stages import standing
 from titanlab.sweeps.execution.trial_record import is_training, read_record
+from titanlab.sweeps.inference.comparisons import Comparison, Verdict, compare, correct, verdict
+from titanlab.sweeps.inference.intervals import Estimate, bootstrap_interval, estimate, mean_of
+from titanlab.sweeps.inference.ranking import Places, places
 from titanlab.sweeps.planning.plan import Cell, Plan, Trial
 
 UNDECIDED = ("not begun", "stopped", "running")

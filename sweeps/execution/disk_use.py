@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from titanlab.sweeps.conclusions.readable import readable_bytes
 from titanlab.sweeps.planning.plan import Plan
+from titanlab.sweeps.readable import readable_bytes
 
 ENOUGH = 0.5  # of what is free; below that nothing is said
 BYTES = 4  # a weight, as float32

@@ -19,7 +19,7 @@ from titanlab.platform.tracking.environment import GitState, environment_text, g
 from titanlab.platform.tracking.ledger_entries import SweepEntry, TrialEntry
 from titanlab.platform.tracking.links import trials_filter
 from titanlab.platform.tracking.naming import clean_key, dotted_settings, value_text
-from titanlab.sweeps.planning.notes import sweep_note, trial_note
+from titanlab.sweeps.execution.notes import sweep_note, trial_note
 from titanlab.sweeps.planning.plan import Cell, Plan, Trial
 
 

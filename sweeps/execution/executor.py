@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-
-import torch
 
 from titanlab.platform.errors import ConfigError, Problem
 from titanlab.sweeps.execution.interruption import Interruption
@@ -57,21 +54,6 @@ class Executor(ABC):
     @abstractmethod
     def close(self) -> None:
         """Ends what the executor started; safe to call twice, and if nothing was."""
-
-
-def machine_cpus() -> int:
-    """Cores this process may use: its affinity, within the container's share."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return count
-    return count if quota == "max" else max(1, min(count, round(int(quota) / int(period))))
-
-
-def machine_gpus() -> int:
-    """GPUs that torch sees."""
-    return torch.cuda.device_count()
 
 
 def check_fits(resources: Resources, nodes: Sequence[tuple[float, float]], where: str) -> None:

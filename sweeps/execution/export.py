@@ -10,9 +10,9 @@ from typing import NamedTuple
 from titanlab.platform.errors import ConfigError, Problem, nearest
 from titanlab.platform.plugins import Plugin
 from titanlab.platform.tracking.mlflow_model import Export
-from titanlab.sweeps.conclusions.readable import readable
 from titanlab.sweeps.execution.trial_record import TrialRecord, read_record
 from titanlab.sweeps.planning.plan import Plan, Trial
+from titanlab.sweeps.readable import readable
 
 
 class Choice(NamedTuple):

@@ -22,10 +22,10 @@ from titanlab.sweeps.execution.progress import (
     WAITING,
     Progress,
     Row,
-    duration,
     failures,
 )
 from titanlab.sweeps.execution.trial_record import TrialRecord
+from titanlab.sweeps.readable import duration
 
 STYLES = {WAITING: "dim", RUNNING: "cyan", COMPLETE: "green", STOPPED: "yellow", GIVEN_UP: "dim"}
 TALLEST = 24  # rows; a longer sweep shows what runs, what failed and what ended last

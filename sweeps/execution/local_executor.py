@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from titanlab.sweeps.execution.executor import Executor, Watcher, check_fits, machine_cpus, machine_gpus
+from titanlab.sweeps.execution.executor import Executor, Watcher, check_fits
 from titanlab.sweeps.execution.interruption import Interruption
 from titanlab.sweeps.execution.trainable import Job, run_trial
 from titanlab.sweeps.language.sweep_file import Resources
+from titanlab.sweeps.planning.machine import machine_cpus, machine_gpus
 
 
 class LocalExecutor(Executor):

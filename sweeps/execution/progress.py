@@ -15,7 +15,7 @@ from titanlab.platform.budgets import Budget
 from titanlab.platform.training.run_directory import METRICS
 from titanlab.sweeps.execution.trial_record import TrialRecord, is_training, read_record
 from titanlab.sweeps.planning.plan import Plan
-from titanlab.sweeps.tuning.study import Search, settings_words
+from titanlab.sweeps.planning.tuning import Search, settings_words
 
 WAITING, RUNNING, COMPLETE, STOPPED, DIVERGED = "waiting", "running", "complete", "stopped", "diverged"
 GIVEN_UP, FAILED = "given up", "failed"
@@ -213,16 +213,6 @@ def last_line(journal: Path) -> tuple[int, dict[str, float]]:
         return 0, {}
     record = json.loads(lines[-1])
     return record["step"], {name: value for name, value in record["metrics"].items() if value is not None}
-
-
-def duration(seconds: float | None) -> str:
-    """`about 3 min` for people."""
-    if seconds is None:
-        return "unknown"
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def failures(rows: Sequence[Row]) -> list[str]:

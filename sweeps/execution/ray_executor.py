@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from titanlab.platform.errors import ConfigError, Problem
-from titanlab.sweeps.execution.executor import Executor, Watcher, check_fits, machine_cpus, machine_gpus
+from titanlab.sweeps.execution.executor import Executor, Watcher, check_fits
 from titanlab.sweeps.execution.interruption import Interruption
 from titanlab.sweeps.execution.ray_folders import RayFolder, make_ray_folder
 from titanlab.sweeps.execution.ray_watch import RayLostError, RayWatch
@@ -25,6 +25,7 @@ from titanlab.sweeps.execution.streams import LastingStream
 from titanlab.sweeps.execution.trainable import Job, tune_trial
 from titanlab.sweeps.execution.trial_record import TrialRecord
 from titanlab.sweeps.language.sweep_file import Resources
+from titanlab.sweeps.planning.machine import machine_cpus, machine_gpus
 
 if TYPE_CHECKING:
     from ray import tune

@@ -11,19 +11,19 @@ from titanlab.platform.plugins import Plugin
 from titanlab.platform.tracking.ledger import Ledger
 from titanlab.platform.tracking.ledger_entries import Ending
 from titanlab.platform.tracking.store import Store, SweepRuns
+from titanlab.sweeps.execution.course import Course
 from titanlab.sweeps.execution.entries import sweep_entry, trial_entries
 from titanlab.sweeps.execution.executor import Executor
 from titanlab.sweeps.execution.interruption import STOP_FILE, Interruption
 from titanlab.sweeps.execution.keeper import Keeper, execute_in_rounds
 from titanlab.sweeps.execution.live_table import SweepDisplay
+from titanlab.sweeps.execution.notes import outcome_lines, sweep_note
 from titanlab.sweeps.execution.progress import COMPLETE, DIVERGED, GIVEN_UP, Progress, Row
 from titanlab.sweeps.execution.stages import Step
 from titanlab.sweeps.execution.trainable import Job
 from titanlab.sweeps.execution.trial_record import TrialRecord
-from titanlab.sweeps.planning.course import Course
-from titanlab.sweeps.planning.notes import outcome_lines, sweep_note
 from titanlab.sweeps.planning.plan import Plan
-from titanlab.sweeps.tuning.report import choice_lines
+from titanlab.sweeps.planning.tuning_lines import choice_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

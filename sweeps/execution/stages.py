@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from titanlab.platform.tracking.journal import read_journal
 from titanlab.platform.training.run_directory import METRICS
-from titanlab.sweeps.conclusions.inference.intervals import mean_of
 from titanlab.sweeps.execution.trial_record import TrialRecord, read_record
+from titanlab.sweeps.inference.intervals import mean_of
 from titanlab.sweeps.planning.plan import Cell, Plan, Trial, pending_key, trial_name
+from titanlab.sweeps.planning.tuning import Search, Tried, Tuning, settings_words
 from titanlab.sweeps.tuning.halving import best
 from titanlab.sweeps.tuning.search import Values, optuna_point, random_first, random_points
-from titanlab.sweeps.tuning.study import Search, Tried, Tuning, settings_words
 
 
 class Step(NamedTuple):

@@ -22,7 +22,7 @@ from titanlab.sweeps.language.conditions import MAX_LENGTH
 from titanlab.sweeps.language.field_checks import ablation_of, pair_errors, seeds_of
 from titanlab.sweeps.language.match_terms import MatchConfig
 from titanlab.sweeps.language.references import Reference
-from titanlab.sweeps.tuning.search_space import TuneConfig
+from titanlab.sweeps.language.search_space import TuneConfig
 
 LONGEST_ID = 80
 """Characters of a name that its folder's keeps."""

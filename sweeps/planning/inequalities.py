@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from titanlab.platform.budgets import Budget
 from titanlab.platform.costs import ASSUMED_ROW, Costs
-from titanlab.sweeps.conclusions.readable import readable_bytes
+from titanlab.sweeps.readable import readable_bytes
 
 
 def inequalities(costs: Sequence[Costs]) -> list[str]:

@@ -12,15 +12,15 @@ from titanlab.platform.errors import ConfigError
 from titanlab.platform.run_config import RunConfig
 from titanlab.sweeps.language.aims import Aim, Candidate, aim_of, find_baseline, references_of
 from titanlab.sweeps.language.design import Design, design
-from titanlab.sweeps.language.expansion import Expansion, Found, Refused, expand, problems_of_cells
 from titanlab.sweeps.language.grid import Runs, base_run
 from titanlab.sweeps.language.match_terms import Matched
-from titanlab.sweeps.language.matching import match_cells
 from titanlab.sweeps.language.references import Reference
 from titanlab.sweeps.language.sweep_file import Resources, Sweep
+from titanlab.sweeps.planning.expansion import Expansion, Found, Refused, expand, problems_of_cells
 from titanlab.sweeps.planning.inequalities import inequalities, timed
-from titanlab.sweeps.tuning.checks import tuning_of
-from titanlab.sweeps.tuning.study import Tuning
+from titanlab.sweeps.planning.matching import match_cells
+from titanlab.sweeps.planning.tuning import Tuning
+from titanlab.sweeps.planning.tuning_checks import tuning_of
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from titanlab.sweeps.conclusions.readable import readable_bytes, readable_count
-from titanlab.sweeps.language.expansion import Refused
+from titanlab.sweeps.planning.expansion import Refused
 from titanlab.sweeps.planning.plan import Cell, Plan
+from titanlab.sweeps.readable import readable_bytes, readable_count
 
 if TYPE_CHECKING:
     from rich.table import Table

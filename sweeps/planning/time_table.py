@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from titanlab.sweeps.conclusions.readable import readable, readable_bytes
-from titanlab.sweeps.execution.executor import machine_cpus, machine_gpus
-from titanlab.sweeps.execution.progress import duration
 from titanlab.sweeps.language.sweep_file import Resources
+from titanlab.sweeps.planning.machine import machine_cpus, machine_gpus
 from titanlab.sweeps.planning.plan import Cell, Plan
 from titanlab.sweeps.planning.probe import STEPS, Probed
+from titanlab.sweeps.readable import duration, readable, readable_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from titanlab.platform.training_memory import training_memory
-from titanlab.sweeps.conclusions.readable import readable_bytes, readable_count
-from titanlab.sweeps.execution.progress import duration
 from titanlab.sweeps.planning.plan import Cell, Plan
+from titanlab.sweeps.readable import duration, readable_bytes, readable_count
 
 
 def budget_line(plan: Plan) -> str:

@@ -1,1 +1,1 @@
-"""The search for each variant's learning rate and weight decay, on equal budgets."""
+"""Which points a search tries, and which of them it gives up: pure functions of space, seed and results."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from titanlab.platform.errors import ConfigError, Problem
-from titanlab.sweeps.tuning.search_space import Span
+from titanlab.sweeps.language.search_space import Span
 
 DIGITS = 4
 """Significant digits of a value: readable, and the same on every machine."""

@@ -33,8 +33,8 @@ def load_plan(
 ) -> Plan:
     """The plan of a sweep file, or of a part of it, its plug-ins loaded first."""
     from titanlab.platform.plugins import load_plugin
-    from titanlab.sweeps.language.part import plan_part
     from titanlab.sweeps.language.sweep_file import load_sweep
+    from titanlab.sweeps.planning.part import plan_part
 
     for target in plugins or ():
         load_plugin(target)

@@ -43,8 +43,8 @@ def plan(
     from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
     from titanlab.sweeps.execution.stages import standing
-    from titanlab.sweeps.language.part import survey_part
     from titanlab.sweeps.language.sweep_file import load_sweep
+    from titanlab.sweeps.planning.part import survey_part
     from titanlab.sweeps.planning.plan import require_runnable
     from titanlab.sweeps.planning.plan_table import plan_csv
 
@@ -89,7 +89,8 @@ def _show_sources(console: Console, sweep: Sweep) -> None:
 def _probe(planned: Plan, sweep: Sweep, plugins: list[Plugin]) -> dict[str, Probed]:
     """Real steps, where the sweep's trials would fit."""
     from titanlab.platform.errors import ConfigError
-    from titanlab.sweeps.execution.executor import check_fits, machine_cpus, machine_gpus
+    from titanlab.sweeps.execution.executor import check_fits
+    from titanlab.sweeps.planning.machine import machine_cpus, machine_gpus
     from titanlab.sweeps.planning.probe import probe
 
     try:
@@ -103,7 +104,7 @@ def _show(console: Console, planned: Plan, states: dict[str, str], probed: dict[
     from titanlab.sweeps.planning.plan_table import LARGEST_TABLE, note_lines, overview, trial_table
     from titanlab.sweeps.planning.time_table import probe_lines, probe_table
     from titanlab.sweeps.planning.totals import budget_line, memory_line, total_line
-    from titanlab.sweeps.tuning.report import plan_lines
+    from titanlab.sweeps.planning.tuning_lines import plan_lines
 
     large = len(planned.trials) > LARGEST_TABLE
     console.print(overview(planned, states) if large else trial_table(planned, states))

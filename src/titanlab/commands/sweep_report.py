@@ -32,8 +32,8 @@ def report(
     from titanlab.sweeps.conclusions.report_markdown import first
     from titanlab.sweeps.conclusions.report_table import leading_rows, left_out, terminal_table
     from titanlab.sweeps.conclusions.summary import summarize
-    from titanlab.sweeps.planning.notes import sweep_note
-    from titanlab.sweeps.tuning.report import has_tried
+    from titanlab.sweeps.execution.notes import sweep_note
+    from titanlab.sweeps.planning.tuning_lines import has_tried
 
     plan = load_plan(file, overrides, plugins, only)
     place = open_store(store)

@@ -80,8 +80,8 @@ def start(
     from titanlab.sweeps.execution.run import run_sweep
     from titanlab.sweeps.execution.selection import strays, strays_note
     from titanlab.sweeps.execution.streams import LastingStream
-    from titanlab.sweeps.language.part import plan_part
     from titanlab.sweeps.language.sweep_file import load_sweep
+    from titanlab.sweeps.planning.part import plan_part
     from titanlab.sweeps.planning.plan_table import note_lines
 
     if session.ray_address is not None and session.executor is ExecutorName.LOCAL:

@@ -22,9 +22,10 @@ def status(
     from titanlab.commands.screen import Screen
     from titanlab.platform.tracking.store import open_store
     from titanlab.sweeps.execution.live_table import trial_table
-    from titanlab.sweeps.execution.progress import duration, failures
+    from titanlab.sweeps.execution.progress import failures
     from titanlab.sweeps.execution.selection import strays_note
     from titanlab.sweeps.execution.status import sweep_status
+    from titanlab.sweeps.readable import duration
 
     found = sweep_status(load_plan(file, overrides, plugins, only), open_store(store))
     if as_json:

@@ -87,8 +87,8 @@ def _costs(config: RunConfig, document: Document) -> Costs:
 def _announce(config: RunConfig, costs: Costs, budget: Budget) -> None:
     """What the model costs, in one line, and what training may spend, in another."""
     from titanlab.commands.screen import Screen
-    from titanlab.sweeps.conclusions.readable import readable_bytes, readable_count
     from titanlab.sweeps.planning.inequalities import unknown
+    from titanlab.sweeps.readable import readable_bytes, readable_count
 
     known = [f"{costs.parameters:,} parameters"]
     if costs.state_bytes is not None:

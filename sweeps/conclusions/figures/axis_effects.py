@@ -18,10 +18,10 @@ from titanlab.sweeps.conclusions.figures.style import (
     title,
     wrapped,
 )
-from titanlab.sweeps.conclusions.inference.effects import Effect
-from titanlab.sweeps.conclusions.inference.intervals import estimate
-from titanlab.sweeps.conclusions.readable import readable_signed
 from titanlab.sweeps.conclusions.summary import Summary
+from titanlab.sweeps.inference.effects import Effect
+from titanlab.sweeps.inference.intervals import estimate
+from titanlab.sweeps.readable import readable_signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,9 +19,9 @@ from titanlab.sweeps.conclusions.figures.style import (
     title,
     wrapped,
 )
-from titanlab.sweeps.conclusions.readable import readable
 from titanlab.sweeps.conclusions.summary import Row, Summary
 from titanlab.sweeps.language.references import Reference
+from titanlab.sweeps.readable import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

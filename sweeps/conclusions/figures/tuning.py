@@ -18,9 +18,9 @@ from titanlab.sweeps.conclusions.figures.style import (
     title,
     wrapped,
 )
+from titanlab.sweeps.language.search_space import Span
 from titanlab.sweeps.planning.plan import Plan
-from titanlab.sweeps.tuning.search_space import Span
-from titanlab.sweeps.tuning.study import Search, Tried, Tuning
+from titanlab.sweeps.planning.tuning import Search, Tried, Tuning
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from titanlab.sweeps.conclusions.inference.intervals import Estimate
+from titanlab.sweeps.inference.intervals import Estimate
 
 
 class Places(NamedTuple):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from titanlab.platform.errors import nearest, unknown_name
 from titanlab.platform.task import smaller_is_better
 from titanlab.sweeps.language.aims import Aim
+from titanlab.sweeps.language.search_space import Span, TuneConfig, value_words
 from titanlab.sweeps.tuning.halving import Rung, rungs, steps_taken
 from titanlab.sweeps.tuning.search import Values, random_first
-from titanlab.sweeps.tuning.search_space import Span, TuneConfig, value_words
 
 if TYPE_CHECKING:
     from titanlab.platform.task import TaskConfig

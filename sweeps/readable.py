@@ -46,3 +46,13 @@ def readable_signed(value: float, digits: int = 4) -> str:
 def readable_p(p: float) -> str:
     """`= 0.031`, `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`about 3 min` for people."""
+    if seconds is None:
+        return "unknown"
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -12,12 +12,12 @@ from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.run_config import TrainConfig
 from titanlab.platform.yaml_source import KeyPath
 from titanlab.sweeps.language.aims import Aim
-from titanlab.sweeps.language.expansion import Found
 from titanlab.sweeps.language.grid import Point
+from titanlab.sweeps.language.search_space import Span, TuneConfig
 from titanlab.sweeps.language.sweep_file import Sweep
+from titanlab.sweeps.planning.expansion import Found
+from titanlab.sweeps.planning.tuning import Tuning, aim_of_tuning
 from titanlab.sweeps.tuning.search import require_optuna
-from titanlab.sweeps.tuning.search_space import Span, TuneConfig
-from titanlab.sweeps.tuning.study import Tuning, aim_of_tuning
 
 BLOCK = "tune"
 

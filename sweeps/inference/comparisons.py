@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from titanlab.sweeps.conclusions.inference.intervals import LARGE, Estimate, estimate, t_quantile, variance
+from titanlab.sweeps.inference.intervals import LARGE, Estimate, estimate, t_quantile, variance
 
 LEVEL = 0.05
 """Significant is a p-value below this, after the correction."""

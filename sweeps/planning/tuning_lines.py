@@ -8,10 +8,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from titanlab.sweeps.conclusions.readable import readable
+from titanlab.sweeps.language.search_space import Span, value_words
 from titanlab.sweeps.planning.plan import Plan
-from titanlab.sweeps.tuning.search_space import Span, value_words
-from titanlab.sweeps.tuning.study import Search, Tuning, settings_words
+from titanlab.sweeps.planning.tuning import Search, Tuning, settings_words
+from titanlab.sweeps.readable import readable
 
 SHOWN_POINTS = 20
 SHOWN_CELLS = 4

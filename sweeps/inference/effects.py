@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from titanlab.sweeps.conclusions.inference.comparisons import (
+from titanlab.sweeps.inference.comparisons import (
     Comparison,
     Direction,
     Verdict,

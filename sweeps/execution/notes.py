@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from titanlab.platform.tracking.naming import value_text
-from titanlab.sweeps.conclusions.readable import readable, readable_bytes, readable_count
 from titanlab.sweeps.execution.trial_record import TrialRecord
 from titanlab.sweeps.planning.plan import Cell, Plan, Trial
-from titanlab.sweeps.tuning.study import settings_words
+from titanlab.sweeps.planning.tuning import settings_words
+from titanlab.sweeps.readable import readable, readable_bytes, readable_count
 
 SHOWN_CELLS = 30
 LONGEST_SETTING = 120

@@ -8,9 +8,9 @@ from typing import Any
 
 from titanlab.platform.errors import ConfigError, Location, Problem
 from titanlab.sweeps.language.conditions import ABSENT, Condition, ConditionError, Lookup, parse_condition
-from titanlab.sweeps.language.expansion import Refused
 from titanlab.sweeps.language.lookup import Lookups, dotted_keys, unknown_key
 from titanlab.sweeps.language.sweep_file import Sweep
+from titanlab.sweeps.planning.expansion import Refused
 from titanlab.sweeps.planning.plan import Cell, Plan, require_runnable, survey
 
 

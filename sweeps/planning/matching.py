@@ -13,13 +13,13 @@ from titanlab.platform.errors import ConfigError
 from titanlab.platform.keys import key_path
 from titanlab.platform.model import ModelConfig
 from titanlab.platform.run_config import RunConfig
-from titanlab.sweeps.conclusions.readable import readable_bytes
-from titanlab.sweeps.language.expansion import Expansion, Found, budget_at, problems_of_cells, refused_cell
 from titanlab.sweeps.language.grid import Runs
 from titanlab.sweeps.language.match_terms import MatchConfig, Matched, Measure
 from titanlab.sweeps.language.sweep_file import Sweep
-from titanlab.sweeps.language.width_search import Number, Values, WidthSearch, values_of
+from titanlab.sweeps.planning.expansion import Expansion, Found, budget_at, problems_of_cells, refused_cell
 from titanlab.sweeps.planning.sizes import Sizes
+from titanlab.sweeps.planning.width_search import Number, Values, WidthSearch, values_of
+from titanlab.sweeps.readable import readable_bytes
 
 NAMES: Mapping[Measure, str] = {"parameters": "parameters", "state": "state in all", "flops": "FLOPs a token"}
 
