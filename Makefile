@@ -19,7 +19,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu and not slow'
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'slow and not gpu'
 
 lint: .venv/installed
 	test ! -e platform/__init__.py

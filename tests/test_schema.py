@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from titanlab.__main__ import main
@@ -18,8 +19,6 @@ from titanlab.sweeps.language.schema import sweep_schema
 from titanlab.sweeps.language.sweep_file import SweepConfig, load_sweep
 from titanlab.sweeps.language.template import sweep_template
 from titanlab.sweeps.planning.plan import make_plan
-
-jsonschema = pytest.importorskip("jsonschema")  # comes with Ray
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "sweeps").glob("*.yaml"))

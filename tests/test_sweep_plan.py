@@ -202,3 +202,12 @@ def test_labels_are_as_short_as_stays_clear() -> None:
         "architecture=mac on=true off=null",
         "base",
     ]
+
+
+def test_a_chunk_as_long_as_the_tasks_rows_is_said_where_it_is_a_part_of_the_rule(tmp_path: Path) -> None:
+    memories = [{"type": "lact"}, {"type": "lact", "chunk_size": 4}, {"type": "delta", "chunk_size": 64}]
+    said = [note for note in plan(tmp_path, axes={"model.memory": memories}).notes if "chunks of" in note]
+    assert said == [
+        "memory 'lact' has chunks of 2048 tokens and the task rows of 12: all gradients are taken at the memory before "
+        "the first token"
+    ]

@@ -13,7 +13,7 @@ from titanlab.memory_modules.kernels.backends import chosen_backend
 from titanlab.memory_modules.kernels.chunk_gates import chunk_gates
 from titanlab.memory_modules.kernels.chunking import Piece, from_chunks, pieces, to_chunks
 from titanlab.memory_modules.kernels.dual_form import dual_form
-from titanlab.memory_modules.rules.checks import check_sequence, joined, shape_of
+from titanlab.memory_modules.rules.checks import check_position, check_sequence, joined, shape_of
 from titanlab.platform.debugging import refuse_nonfinite
 from titanlab.platform.errors import unknown_name
 from titanlab.platform.tensors import Gate, PerHead, at_least_float32
@@ -202,7 +202,4 @@ def _check_state(state: DeepMemoryState, q: Tensor, weights: Sequence[Tensor], m
                     f"state.{name}[{index}]: has shape {shape_of(matrix)} and type {matrix.dtype}; expected "
                     f"{[b, *like.shape]} (b, h, in, out) and {dtype}"
                 )
-    if tuple(state.position.shape) != (b,) or int(state.position.min()) != int(state.position.max()):
-        raise ValueError(f"state.position: is {state.position.tolist()}; expected one place in the chunk for {b} rows")
-    if not 0 <= int(state.position[0]) < chunk_size:
-        raise ValueError(f"state.position: is {int(state.position[0])}; expected below chunk_size {chunk_size}")
+    check_position(state.position, b, chunk_size)

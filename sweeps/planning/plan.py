@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from titanlab.sweeps.language.sweep_file import Resources, Sweep
 from titanlab.sweeps.planning.expansion import Expansion, Found, Refused, expand, problems_of_cells
 from titanlab.sweeps.planning.inequalities import inequalities, timed
 from titanlab.sweeps.planning.matching import match_cells
+from titanlab.sweeps.planning.remarks import remarks_on
 from titanlab.sweeps.planning.tuning import Tuning
 from titanlab.sweeps.planning.tuning_checks import tuning_of
 
@@ -179,7 +179,13 @@ def survey(sweep: Sweep) -> Plan:
         objective=aim,
         resources=sweep.config.resources,
         baseline=None if baseline is None else cells[baseline],
-        notes=(*designed.notes, *expansion.notes, *_remarks(kept), *inequalities(costs), *timed_notes),
+        notes=(
+            *designed.notes,
+            *expansion.notes,
+            *remarks_on([(found.run.model, found.costs) for found in kept]),
+            *inequalities(costs),
+            *timed_notes,
+        ),
         references=references_of(sweep, [found.run for found in kept], aim),
         refused=expansion.refused,
         tuning=tuning,
@@ -198,13 +204,6 @@ def _baseline(sweep: Sweep, designed: Design, expansion: Expansion, runs: Runs) 
         if expansion.refused:  # it may be one of those; their problems are told
             return None
         raise
-
-
-def _remarks(kept: Sequence[Found]) -> list[str]:
-    """What the memories in use say of themselves, each sentence once."""
-    in_use = {id(found.run.model): found.run.model for found in kept if found.costs.memory_bytes}.values()
-    remarks = (block.memory.remark() for model in in_use for block in model.stack())
-    return list(dict.fromkeys(remark for remark in remarks if remark))
 
 
 def trial_name(name: str) -> str:

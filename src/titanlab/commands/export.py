@@ -32,6 +32,7 @@ def export(
 ) -> None:
     """Write a trial's model as an MLflow model: weights and settings, nothing pickled; it loads and predicts."""
     from titanlab.commands.options import load_plan
+    from titanlab.commands.screen import say
     from titanlab.platform.errors import ConfigError, Problem
     from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
@@ -46,22 +47,24 @@ def export(
     trials = place.sweep(plan.id) / "trials"
     plan = standing(plan, trials).plan
     choice = choose(plan, trials, trial)
-    typer.echo(f"{choice.trial.config.name} (trial {choice.trial.key}): {choice.reason}")
+    say(f"{choice.trial.config.name} (trial {choice.trial.key}): {choice.reason}")
     made = export_of(plan, choice, trials / choice.trial.key, loaded)
     where = _log(made, place, plan.id, choice.trial.key) if to == MLFLOW else _save(made, Path(to))
-    typer.echo(f'load it anywhere titanlab is installed:  mlflow.pyfunc.load_model("{where}").predict(ids)')
+    say(f'load it anywhere titanlab is installed:  mlflow.pyfunc.load_model("{where}").predict(ids)')
 
 
 def _save(made: Export, target: Path) -> str:
+    from titanlab.commands.screen import say
     from titanlab.platform.tracking.mlflow_model import save_mlflow_model
 
     save_mlflow_model(made, target)
-    typer.echo(f"saved: {target}")
+    say(f"saved: {target}")
     return str(target)
 
 
 def _log(made: Export, place: Store, sweep_id: str, key: str) -> str:
     """Logs the model on the trial's run, where the sweep was tracked."""
+    from titanlab.commands.screen import say
     from titanlab.platform.errors import ConfigError, Problem
     from titanlab.platform.tracking.client import TrackingError, one_line, tracking_client
     from titanlab.platform.tracking.mlflow_model import find_trial, log_mlflow_model
@@ -80,6 +83,6 @@ def _log(made: Export, place: Store, sweep_id: str, key: str) -> str:
         address = log_mlflow_model(made, runs.tracking_uri, run_id)
     except (MlflowException, OSError) as error:
         raise TrackingError(f"MLflow ({runs.tracking_uri}) did not take the model: {one_line(error)}") from error
-    typer.echo(f"logged in MLflow on run {run_id} as {address}")
-    typer.echo(f'where it is:  mlflow.set_tracking_uri("{runs.tracking_uri}")')
+    say(f"logged in MLflow on run {run_id} as {address}")
+    say(f'where it is:  mlflow.set_tracking_uri("{runs.tracking_uri}")')
     return address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -26,6 +27,20 @@ Only: TypeAlias = Annotated[
     typer.Option("--only", help="Only trials that fulfil it: 'model.memory.depth == 2'.", metavar="CONDITION"),
 ]
 StoreFolder: TypeAlias = Annotated[Path, typer.Option(help="The folder of results.")]
+TrackingUri: TypeAlias = Annotated[
+    str | None, typer.Option(help="An MLflow server instead of the store's own database.")
+]
+RayAddress: TypeAlias = Annotated[str | None, typer.Option(help="A Ray cluster instead of this machine.")]
+
+
+class ExecutorName(StrEnum):
+    """Where trials run."""
+
+    RAY = "ray"
+    LOCAL = "local"
+
+
+Runner: TypeAlias = Annotated[ExecutorName, typer.Option(help="Ray, or one trial after another here.")]
 
 
 def load_plan(

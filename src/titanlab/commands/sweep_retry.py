@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from titanlab.commands.next_commands import DEFAULT_STORE
-from titanlab.commands.options import Only, Overrides, Plugins, StoreFolder, SweepFile
-from titanlab.commands.sweep_run import ExecutorName, Session, start
+from titanlab.commands.options import (
+    ExecutorName,
+    Only,
+    Overrides,
+    Plugins,
+    RayAddress,
+    Runner,
+    StoreFolder,
+    SweepFile,
+    TrackingUri,
+)
+from titanlab.commands.sweep_run import Session, start
 
 if TYPE_CHECKING:
     from titanlab.sweeps.planning.plan import Plan
@@ -33,11 +43,9 @@ def retry(
         list[Ended] | None, typer.Option("--status", help="Only trials that ended so; may be given again.")
     ] = None,
     store: StoreFolder = DEFAULT_STORE,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="An MLflow server instead of the store's own database.")
-    ] = None,
-    ray_address: Annotated[str | None, typer.Option(help="A Ray cluster instead of this machine.")] = None,
-    executor: Annotated[ExecutorName, typer.Option(help="Ray, or one trial after another here.")] = ExecutorName.RAY,
+    tracking_uri: TrackingUri = None,
+    ray_address: RayAddress = None,
+    executor: Runner = ExecutorName.RAY,
 ) -> None:
     """Run again what failed, diverged or was stopped, each from its last good checkpoint, and nothing else."""
     wanted = {status.value for status in statuses or Ended}

@@ -1,14 +1,23 @@
 """`titanlab sweep run`."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 import typer
 
 from titanlab.commands.next_commands import DEFAULT_STORE, NextCommands, given
-from titanlab.commands.options import Only, Overrides, Plugins, StoreFolder, SweepFile
+from titanlab.commands.options import (
+    ExecutorName,
+    Only,
+    Overrides,
+    Plugins,
+    RayAddress,
+    Runner,
+    StoreFolder,
+    SweepFile,
+    TrackingUri,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,24 +26,15 @@ if TYPE_CHECKING:
     from titanlab.sweeps.planning.plan import Plan
 
 
-class ExecutorName(StrEnum):
-    """Where trials run."""
-
-    RAY = "ray"
-    LOCAL = "local"
-
-
 def run(
     file: SweepFile,
     overrides: Overrides = None,
     plugins: Plugins = None,
     only: Only = None,
     store: StoreFolder = DEFAULT_STORE,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="An MLflow server instead of the store's own database.")
-    ] = None,
-    ray_address: Annotated[str | None, typer.Option(help="A Ray cluster instead of this machine.")] = None,
-    executor: Annotated[ExecutorName, typer.Option(help="Ray, or one trial after another here.")] = ExecutorName.RAY,
+    tracking_uri: TrackingUri = None,
+    ray_address: RayAddress = None,
+    executor: Runner = ExecutorName.RAY,
 ) -> None:
     """Run a sweep; the same command again resumes it and skips what is complete."""
     start(Session(file, overrides, plugins, only, store, tracking_uri, ray_address, executor))
