@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Activation = Callable[[Tensor, int], tuple[Tensor, ...]]
@@ -14,13 +15,13 @@ Activation = Callable[[Tensor, int], tuple[Tensor, ...]]
 
 def gelu(z: Tensor, order: int) -> tuple[Tensor, ...]:
     """The tanh form: f = z/2 (1 + tanh u), u = a z + b z^3, a = sqrt(2/pi), b = 0.044715 a (arXiv 1606.08415)."""
+    if order == 0:
+        return (F.gelu(z, approximate="tanh"),)
     a = math.sqrt(2 / math.pi)
     b = 0.044715 * a
     square = z * z
     t = square.mul(b).add_(a).mul_(z).tanh_()
     half = t.add(1).mul_(0.5)
-    if order == 0:
-        return (z * half,)
     sech2 = t.square().neg_().add_(1)
     du = square.mul_(3 * b).add_(a)
     slope = torch.addcmul(half, z * sech2, du, value=0.5)
@@ -33,10 +34,10 @@ def gelu(z: Tensor, order: int) -> tuple[Tensor, ...]:
 
 def silu(z: Tensor, order: int) -> tuple[Tensor, ...]:
     """f = z s with s = sigmoid(z); f' = s + f (1 - s); f'' = s (1 - s) (2 + z (1 - 2 s))."""
+    if order == 0:
+        return (F.silu(z),)
     s = torch.sigmoid(z)
     value = z * s
-    if order == 0:
-        return (value,)
     rest = 1 - s
     slope = torch.addcmul(s, value, rest)
     return (value, slope) if order == 1 else (value, slope, s * rest * (2 + z * (rest - s)))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_interpreted_kernels_equal_the_float64_form(case: Any, interpreted: dict
 
 @needs_triton
 def test_interpreted_kernels_give_the_same_every_time(interpreted: dict[str, Any]) -> None:
-    assert interpreted["repeats"] == 0
+    assert interpreted["1 repeats"] == 0
 
 
 @pytest.mark.gpu
@@ -84,23 +85,49 @@ def test_kernels_on_a_gpu_equal_the_float64_form(case: Any, compiled: dict[str, 
 @needs_triton
 @pytest.mark.timeout(900)
 def test_a_thousand_repeats_on_a_gpu_give_the_same(compiled: dict[str, Any]) -> None:
-    assert compiled["repeats"] == 0
+    assert compiled["1000 repeats"] == 0
 
 
 # The choice of backend
 
 
-def call(backend: str, *, matrices: int = 1, dim: int = 16, dtype: torch.dtype = torch.float32, chunk: int = 16) -> Any:
+@needs_triton
+def test_an_assembler_that_errs_is_left_for_a_newer_one_or_named(tmp_path: Path) -> None:
+    old = tmp_path / "ptxas"
+    old.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.93'\n")
+    old.chmod(0o755)
+    code = (
+        "from titanlab.memory_modules.kernels.triton_assembler import assembler_fault; import os; "
+        "print(assembler_fault()); print(os.environ.get('TRITON_PTXAS_PATH'))"
+    )
+
+    def say(**environment: str) -> list[str]:
+        free = {name: value for name, value in os.environ.items() if name != "TRITON_PTXAS_PATH"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**free, **environment})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    fault, _ = say(TRITON_PTXAS_PATH=str(old))
+    assert "is ptxas 12.8, which assembles the kernels wrongly; set TRITON_PTXAS_PATH to that of CUDA 12.9" in fault
+    assert say()[0] == ""
+
+
+def call(
+    backend: str, *, matrices: int = 1, dim: int = 16, hidden: int = 16, dtype: torch.dtype = torch.float32,
+    chunk: int = 16,
+) -> Any:  # fmt: skip
     q = torch.ones(1, 4, 1, dim, dtype=dtype)
     gate = torch.full((1, 4, 1), 0.5, dtype=dtype)
-    weights = [torch.zeros(1, dim, dim, dtype=dtype) for _ in range(matrices)]
+    widths = [dim, *[hidden] * (matrices - 1), dim]
+    weights = [torch.zeros(1, *size, dtype=dtype) for size in pairwise(widths)]
     return deep_memory(q, q, q, gate, gate, gate, weights, chunk_size=chunk, backend=backend)
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"matrices": 2}, "2 matrices"),
+        ({"matrices": 3}, "3 matrices"),
+        ({"matrices": 2, "hidden": 520}, "520 hidden units"),
         ({"dim": 8}, "head dimension is 8"),
         ({"dim": 144}, "head dimension is 144"),
         ({"chunk": 65}, "chunk_size is 65"),

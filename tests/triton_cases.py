@@ -1,4 +1,4 @@
-"""Runs the Triton kernels of a matrix memory on one device and prints their errors, a line of JSON a case.
+"""Runs the Triton kernels of memories of one and two matrices on one device and prints their errors, in lines of JSON.
 
 A process of its own, because Triton decides at import whether kernels are interpreted: `python triton_cases.py cpu`
 under TRITON_INTERPRET=1, or `python triton_cases.py cuda`.
@@ -30,6 +30,9 @@ class Case(NamedTuple):
     heads: int = 1
     dim: int = 16
     chunk: int = 8
+    hidden: int = 0
+    """Units of a memory of two matrices; 0: one matrix."""
+    activation: str = "gelu"
     cuts: tuple[int, ...] = ()
 
 
@@ -47,6 +50,15 @@ INTERPRETED = [
     Case("columns in several blocks", dim=36, chunk=16, time=35),
     Case("bfloat16", dtype="bfloat16", residual=True, dim=20),
     Case("float16", dtype="float16", dim=20),
+    Case("two matrices", hidden=32, time=32),
+    Case("two matrices, cut inside chunks, residual", hidden=32, cuts=(3, 13), time=30, residual=True),
+    Case("two matrices, no momentum", hidden=24, gates="keep only", heads=2, activation="silu"),
+    Case("two matrices, no gates", hidden=16, gates="neither", residual=True, activation="tanh"),
+    Case("two matrices, momentum far below keep", hidden=32, gates="momentum far below keep"),
+    Case("two matrices, momentum 0 and keep 0", hidden=32, gates="zeros"),
+    Case("two matrices, sizes that are no power of 2", hidden=50, batch=2, time=35, heads=2, dim=20, chunk=11),
+    Case("two matrices, states computed again", hidden=16, time=18 * 8, gates="layer", activation="relu"),
+    Case("two matrices, float16", dtype="float16", hidden=32, gates="layer", time=24),
 ]
 
 ON_A_GPU = [
@@ -61,11 +73,28 @@ ON_A_GPU = [
 ] + [
     Case(f"{dtype}, many heads", dtype=dtype, gates="layer", batch=16, time=520, heads=16, dim=64, chunk=64)
     for dtype in ("bfloat16", "float32")
-] + [Case("131,072 tokens", dtype="bfloat16", gates="layer", time=131_072, heads=1, dim=64, chunk=64)]  # fmt: skip
+] + [
+    Case(f"{dtype}, {gates}, d{dim}, {hidden} hidden, chunk {chunk}{', residual' if residual else ''}",
+         dtype=dtype, gates=gates, residual=residual, batch=2, time=333, heads=3, dim=dim, chunk=chunk, hidden=hidden,
+         activation=activation, cuts=(10, 75) if residual else ())
+    for dtype in ("bfloat16", "float32", "float16")
+    for gates, dim, hidden, chunk, residual, activation in (
+        ("layer", 64, 256, 64, True, "gelu"), ("keep only", 48, 96, 64, False, "silu"),
+        ("momentum far below keep", 64, 128, 32, False, "gelu"), ("neither", 32, 32, 16, True, "tanh"),
+        ("layer", 128, 512, 64, False, "gelu"), ("layer", 50, 200, 48, False, "gelu"),
+    )
+] + [
+    Case("128 wide", dtype="bfloat16", gates="layer", batch=2, time=333, heads=3, dim=128, chunk=64),
+    Case("two matrices, many heads", dtype="bfloat16", gates="layer", batch=16, time=520, heads=16, dim=64, chunk=64,
+         hidden=256),
+    Case("131,072 tokens", dtype="bfloat16", gates="layer", time=131_072, heads=1, dim=64, chunk=64),
+    Case("two matrices, 32,768 tokens", dtype="bfloat16", gates="still", time=32_768, heads=1, dim=64, chunk=64,
+         hidden=256),
+]  # fmt: skip
 
 
 def arguments(case: Case, device: str) -> list[Tensor | None]:
-    """q, k, v, keep, momentum, step and the matrix; q, k and v rounded to the case's type."""
+    """q, k, v, keep, momentum, step and the matrices; q, k and v rounded to the case's type."""
     random = torch.Generator().manual_seed(0)
     tokens = (case.batch, case.time, case.heads)
     q, k, v = (torch.randn(*tokens, case.dim, generator=random) for _ in range(3))
@@ -73,39 +102,42 @@ def arguments(case: Case, device: str) -> list[Tensor | None]:
     keep, momentum = {
         "both": (a, b),
         "layer": (torch.sigmoid(4 + a), torch.sigmoid(4 * b - 4)),
+        "still": (torch.sigmoid(9 + a), torch.sigmoid(4 * b - 4)),  # a state is left at the end of a long sequence
         "keep only": (a, None),
         "neither": (None, None),
         "momentum far below keep": (torch.full_like(a, 0.999), torch.full_like(b, 0.001)),
         "zeros": (torch.where(a < 0.2, 0.0, a), torch.where(b < 0.5, 0.0, b)),
     }[case.gates]
     unit = torch.nn.functional.normalize
-    matrix = torch.randn(case.heads, case.dim, case.dim, generator=random) / case.dim**0.5
+    widths = (case.dim, case.hidden, case.dim) if case.hidden else (case.dim, case.dim)
+    sizes = list(pairwise(widths))
+    matrices = [torch.randn(case.heads, *size, generator=random) / size[0] ** 0.5 for size in sizes]
     rounded = [x.to(getattr(torch, case.dtype)) for x in (unit(q, dim=-1), unit(k, dim=-1), v)]
-    gates = [keep, momentum, step / case.chunk]
-    return [None if x is None else x.to(device) for x in (*rounded, *gates, matrix)]
+    gates = [keep, momentum, step / case.chunk / len(matrices) ** 2]
+    return [None if x is None else x.to(device) for x in (*rounded, *gates, *matrices)]
 
 
 def outputs_and_gradients(case: Case, given: Sequence[Tensor | None], backend: str) -> dict[str, Tensor]:
     """y, the final state, and the gradients of a random sum of them all."""
     leaves = [None if x is None else x.detach().clone().requires_grad_() for x in given]
-    *rows, matrix = leaves
-    assert matrix is not None
+    rows, matrices = leaves[:6], leaves[6:]
     state, pieces = None, []
     for start, stop in pairwise((0, *case.cuts, case.time)):
         q, k, v, keep, momentum, step = (None if x is None else x[:, start:stop] for x in rows)
         y, state = deep_memory(
-            q, k, v, keep, momentum, step, [matrix],  # type: ignore[arg-type]
-            chunk_size=case.chunk, residual=case.residual, state=state, backend=backend,
+            q, k, v, keep, momentum, step, matrices,  # type: ignore[arg-type]
+            chunk_size=case.chunk, residual=case.residual, activation=case.activation, state=state, backend=backend,
         )  # fmt: skip
         pieces.append(y)
     assert state is not None
-    results = {"y": torch.cat(pieces, 1), "memory": state.weights[0]}
-    results |= {"momentum": state.momentum[0]} if state.momentum else {}
+    results = {"y": torch.cat(pieces, 1)}
+    for name, parts in (("memory", state.weights), ("momentum", state.momentum)):
+        results |= {f"{name} {number}": part for number, part in enumerate(parts)}
     random = torch.Generator().manual_seed(1)
     weights = [torch.randn(x.shape, generator=random) for x in results.values()]
     rounded = [w.to(getattr(torch, case.dtype)) if i == 0 else w for i, w in enumerate(weights)]
     incoming = [w.to(x.device, x.dtype) for w, x in zip(rounded, results.values(), strict=True)]
-    names = ("q", "k", "v", "keep", "momentum", "step", "matrix")
+    names = ("q", "k", "v", "keep", "momentum", "step", *(f"matrix {number}" for number in range(len(matrices))))
     asked = {f"d {name}": x for name, x in zip(names, leaves, strict=True) if x is not None}
     gradients = torch.autograd.grad(list(results.values()), list(asked.values()), incoming)
     return results | dict(zip(asked, gradients, strict=True))
@@ -142,8 +174,9 @@ def changes(case: Case, device: str, repeats: int) -> int:
 def main(device: str) -> None:
     for case in INTERPRETED if device == "cpu" else ON_A_GPU:
         print(json.dumps({"name": case.name, "errors": errors(case, device)}), flush=True)
-    repeats, case = (1, INTERPRETED[1]) if device == "cpu" else (1000, ON_A_GPU[1])
-    print(json.dumps({"name": "repeats", "changes": changes(case, device, repeats)}), flush=True)
+    deep = next(case for case in ON_A_GPU if case.hidden)
+    for repeats, case in ((1, INTERPRETED[1]),) if device == "cpu" else ((1000, ON_A_GPU[1]), (1000, deep)):
+        print(json.dumps({"name": f"{repeats} repeats", "changes": changes(case, device, repeats)}), flush=True)
 
 
 if __name__ == "__main__":

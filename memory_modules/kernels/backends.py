@@ -1,4 +1,4 @@
-"""Which backend computes a memory of one matrix: torch, or Triton's kernels where they can run."""
+"""Which backend computes a memory: torch, or Triton's kernels where they can run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from titanlab.platform.errors import unknown_name
 BACKENDS = ("auto", "torch", "triton")
 CHECKED = (9, 0)
 """Compute capability of the H100; with Triton 3.6, see docs/performance.md."""
+MATRICES = 2
+HIDDEN = 512
+"""Hidden units of a memory of two matrices."""
 LONGEST_CHUNK = 64
-HEAD_DIMS = (16, 64)
-"""Wider heads make Triton 3.6 read beyond shared memory on an H100."""
+HEAD_DIMS = (16, 128)
+RULE_HEAD_DIMS = (16, 64)
+"""The same of the matrix rules, for keys and for values."""
 
 
 def chosen_backend(backend: str, tensors: Sequence[Tensor], weights: Sequence[Tensor], chunk_size: int) -> str:
@@ -38,6 +42,25 @@ def chosen_backend(backend: str, tensors: Sequence[Tensor], weights: Sequence[Te
     return "torch" if obstacle else "triton"
 
 
+def chosen_rule_backend(backend: str, rows: Sequence[Tensor]) -> str:
+    """torch or triton for a matrix rule's queries, keys, values and the like [b, t, h, d], as `chosen_backend`.
+
+    Raises:
+        ValueError: for an unknown name, and for triton where it cannot run, saying why.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: {unknown_name('backend', backend, BACKENDS)}")
+    if backend == "torch" or (backend == "auto" and not _is_checked(rows[0].device)):
+        return "torch"
+    least, most = RULE_HEAD_DIMS
+    obstacle = _obstacle_anywhere(rows)
+    for width in (x.shape[3] for x in rows if not least <= x.shape[3] <= most):
+        obstacle = f"the head dimension is {width} and the kernels take {least} to {most}"
+    if obstacle and backend == "triton":
+        raise ValueError(f"backend: triton cannot run here: {obstacle}; expected torch, or auto, which chooses")
+    return "torch" if obstacle else "triton"
+
+
 def _is_checked(device: torch.device) -> bool:
     """Whether the kernels' numbers were checked on such a device; Triton has compiled others of them wrongly."""
     return device.type == "cuda" and _capability(device) == CHECKED
@@ -45,21 +68,35 @@ def _is_checked(device: torch.device) -> bool:
 
 def _obstacle(tensors: Sequence[Tensor], weights: Sequence[Tensor], chunk_size: int) -> str:
     """Why Triton's kernels cannot run; empty if they can."""
-    q, dim = tensors[0], tensors[0].shape[3]
-    if len(weights) != 1:
-        return f"the memory has {len(weights)} matrices and the kernels compute 1"
+    dim = tensors[0].shape[3]
+    if len(weights) > MATRICES:
+        return f"the memory has {len(weights)} matrices and the kernels compute up to {MATRICES}"
+    if weights[0].shape[-1] > HIDDEN and len(weights) > 1:
+        return f"the memory has {weights[0].shape[-1]} hidden units and the kernels take up to {HIDDEN}"
     if not HEAD_DIMS[0] <= dim <= HEAD_DIMS[1]:
         return f"the head dimension is {dim} and the kernels take {HEAD_DIMS[0]} to {HEAD_DIMS[1]}"
     if chunk_size > LONGEST_CHUNK:
         return f"chunk_size is {chunk_size} and the kernels take up to {LONGEST_CHUNK}"
-    if any(x.dtype not in (torch.float32, torch.bfloat16, torch.float16) for x in (*tensors, *weights)):
+    return _obstacle_anywhere((*tensors, *weights))
+
+
+def _obstacle_anywhere(tensors: Sequence[Tensor]) -> str:
+    """Why no kernel could run on tensors of such types on this device."""
+    q = tensors[0]
+    if any(x.dtype not in (torch.float32, torch.bfloat16, torch.float16) for x in tensors):
         return f"{q.dtype} is no float32, bfloat16 or float16"
     if not _installed():
         return "Triton is not installed (pip install triton)"
     if q.is_cuda:
         major, minor = _capability(q.device)
-        return "" if major >= 8 else f"compute capability {major}.{minor} is below 8.0"
+        return _assembler_fault() if major >= 8 else f"compute capability {major}.{minor} is below 8.0"
     return "" if os.environ.get("TRITON_INTERPRET") == "1" else f"tensors are on {q.device.type}, not on a CUDA device"
+
+
+def _assembler_fault() -> str:
+    from titanlab.memory_modules.kernels.triton_assembler import assembler_fault
+
+    return assembler_fault()
 
 
 @cache

@@ -13,18 +13,25 @@ from torch import Tensor
 from titanlab.memory_modules.kernels.chunk_gates import ChunkGates
 
 
-def chunk_gates_on_gpu(keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> ChunkGates:
-    """What `chunk_gates` returns for gates [n, g, c] in float32, with products rounded to 11 bits on a GPU."""
-    return ChunkGates(*_ChunkGates.apply(keep, momentum, step))
+def chunk_gates_on_gpu(
+    keep: Tensor | None, momentum: Tensor | None, step: Tensor, inner_type: torch.dtype
+) -> ChunkGates:
+    """What `chunk_gates` returns for gates [n, g, c] in float32, with products rounded to 11 bits on a GPU.
+
+    inner, the one large array, and its gradient are held in `inner_type`.
+    """
+    return ChunkGates(*_ChunkGates.apply(keep, momentum, step, inner_type))
 
 
 class _ChunkGates(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, keep: Tensor | None, momentum: Tensor | None, step: Tensor, inner_type: torch.dtype
+    ) -> tuple[Tensor, ...]:
         n, g, c = step.shape
         p = 1 if momentum is None else 2
         read, write = step.new_empty(n, g, c, p), step.new_empty(n, g, c, p)
-        inner, mix = step.new_empty(n, g, c, c), step.new_empty(n, g, p, p)
+        inner, mix = step.new_empty(n, g, c, c, dtype=inner_type), step.new_empty(n, g, p, p)
         _forward[(n * g,)](
             step if keep is None else keep, step if momentum is None else momentum, step, read, inner, write, mix, c,
             **_options(ctx, keep, momentum, step),
@@ -45,7 +52,7 @@ class _ChunkGates(torch.autograd.Function):
             d_step if d_keep is None else d_keep, d_step if d_momentum is None else d_momentum, d_step, c,
             **_options(ctx, keep, momentum, step),
         )  # fmt: skip
-        return d_keep, d_momentum, d_step
+        return d_keep, d_momentum, d_step, None
 
 
 def _options(ctx: Any, keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def _backward(  # type: ignore[no-untyped-def]
     A = _products_within(kept, rows, rows)
     d_a = tl.load(d_read + (place * c + rows) * p, token, 0.0)
     d_a += tl.where(last, tl.load(d_mix + place * p * p), 0.0)
-    d_C = tl.load(d_inner + (place * c + rows)[:, None] * c + rows[None, :], square, 0.0)
+    d_C = tl.load(d_inner + (place * c + rows)[:, None] * c + rows[None, :], square, 0.0).to(tl.float32)
     d_C += tl.where(last[:, None], tl.load(d_write + (place * c + rows) * p, token, 0.0)[None, :], 0.0)
     if MOMENTUM:
         carried = tl.load(momentum + place * c + rows, token, 1.0)

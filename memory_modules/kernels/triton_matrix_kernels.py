@@ -19,28 +19,7 @@ TYPE and PRECISION are those of the products; sums are float32.
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _factor(x, TYPE: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
-    # ieee is asked for by the interpreter alone, which cannot multiply bfloat16: rounded, but multiplied as float32
-    return x.to(TYPE).to(tl.float32) if PRECISION == "ieee" else x.to(TYPE)
-
-
-@triton.jit
-def _product(a, b, TYPE: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
-    return tl.dot(_factor(a, TYPE, PRECISION), _factor(b, TYPE, PRECISION), input_precision=PRECISION)
-
-
-@triton.jit
-def _plus_product(total, a, b, TYPE: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
-    return tl.dot(_factor(a, TYPE, PRECISION), _factor(b, TYPE, PRECISION), total, input_precision=PRECISION)
-
-
-@triton.jit
-def _rows(x, chunk, head, n, c, H, D: tl.constexpr, rows, columns):  # type: ignore[no-untyped-def]
-    """Places of a chunk's tokens in [b, n c, H, D]."""
-    token = (head // H) * n * c + chunk * c + rows
-    return x + ((token * H + head % H) * D)[:, None] + columns[None, :]
+from titanlab.memory_modules.kernels.triton_products import plus_product, product, token_rows
 
 
 @triton.jit(do_not_specialize=["n", "g", "H"])
@@ -62,15 +41,15 @@ def walk_forward(  # type: ignore[no-untyped-def]
     for i in range(n):
         place = i * g + head
         tl.store(starts + place * p * D * D + tile, w.to(TYPE), inside)
-        key = tl.load(_rows(k, i, head, n, c, H, D, rows, dims), token[:, None] & dim[None, :], 0.0)
-        value = tl.load(_rows(v, i, head, n, c, H, D, rows, columns), token[:, None] & column[None, :], 0.0)
+        key = tl.load(token_rows(k, i, head, n, c, H, D, rows, dims), token[:, None] & dim[None, :], 0.0)
+        value = tl.load(token_rows(v, i, head, n, c, H, D, rows, columns), token[:, None] & column[None, :], 0.0)
         if SEPARATE:
             r = tl.load(reference + head * D * D + tile, inside, 0.0)
         else:
             r = w
-        error = _product(key, r, TYPE, PRECISION) - value.to(tl.float32)
+        error = product(key, r, TYPE, PRECISION) - value.to(tl.float32)
         if RESIDUAL:
-            part = tl.load(_rows(k, i, head, n, c, H, D, rows, columns), token[:, None] & column[None, :], 0.0)
+            part = tl.load(token_rows(k, i, head, n, c, H, D, rows, columns), token[:, None] & column[None, :], 0.0)
             error += part.to(tl.float32)
         written = tl.load(write + (place * c + rows) * p, token, 0.0)
         change = -written[:, None] * error
@@ -82,10 +61,10 @@ def walk_forward(  # type: ignore[no-untyped-def]
             before = w
             w = tl.load(m) * before + tl.load(m + 1) * s
             s = tl.load(m + 2) * before + tl.load(m + 3) * s
-            s = _plus_product(s, keys, -felt[:, None] * error, TYPE, PRECISION)
+            s = plus_product(s, keys, -felt[:, None] * error, TYPE, PRECISION)
         else:
             w = tl.load(mix + place) * w
-        w = _plus_product(w, keys, change, TYPE, PRECISION)
+        w = plus_product(w, keys, change, TYPE, PRECISION)
     tl.store(end + head * p * D * D + tile, w, inside)
     if MOMENTUM:
         tl.store(end + (head * p + 1) * D * D + tile, s, inside)
@@ -106,30 +85,30 @@ def answer(  # type: ignore[no-untyped-def]
     token, dim, column = rows < c, dims < D, columns < D
     tile, inside = dims[:, None] * D + columns[None, :], dim[:, None] & column[None, :]
     wide, narrow = token[:, None] & dim[None, :], token[:, None] & column[None, :]
-    query = tl.load(_rows(q, i, head, n, c, H, D, rows, dims), wide, 0.0)
-    key = tl.load(_rows(k, i, head, n, c, H, D, rows, dims), wide, 0.0)
+    query = tl.load(token_rows(q, i, head, n, c, H, D, rows, dims), wide, 0.0)
+    key = tl.load(token_rows(k, i, head, n, c, H, D, rows, dims), wide, 0.0)
     w = tl.load(starts + place * p * D * D + tile, inside, 0.0)
     if SEPARATE:
         r = tl.load(reference + head * D * D + tile, inside, 0.0).to(TYPE)
     else:
         r = w
-    error = _product(key, r, TYPE, PRECISION)
-    error -= tl.load(_rows(v, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
+    error = product(key, r, TYPE, PRECISION)
+    error -= tl.load(token_rows(v, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
     if RESIDUAL:
-        error += tl.load(_rows(k, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
-    result = _product(query, w, TYPE, PRECISION)
+        error += tl.load(token_rows(k, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
+    result = product(query, w, TYPE, PRECISION)
     result *= tl.load(read + (place * c + rows) * p, token, 0.0)[:, None]
     if MOMENTUM:
         s = tl.load(starts + (place * p + 1) * D * D + tile, inside, 0.0)
         surprise = tl.load(read + (place * c + rows) * p + 1, token, 0.0)
-        result += surprise[:, None] * _product(query, s, TYPE, PRECISION)
+        result += surprise[:, None] * product(query, s, TYPE, PRECISION)
     square = token[:, None] & token[None, :]
-    weights = tl.load(inner + (place * c + rows)[:, None] * c + rows[None, :], square, 0.0)
-    weights *= _product(query, tl.trans(key), TYPE, PRECISION)
-    result -= _product(weights, error, TYPE, PRECISION)
+    weights = tl.load(inner + (place * c + rows)[:, None] * c + rows[None, :], square, 0.0).to(tl.float32)
+    weights *= product(query, tl.trans(key), TYPE, PRECISION)
+    result -= product(weights, error, TYPE, PRECISION)
     if RESIDUAL:
-        result += tl.load(_rows(q, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
-    tl.store(_rows(y, i, head, n, c, H, D, rows, columns), result.to(y.dtype.element_ty), narrow)
+        result += tl.load(token_rows(q, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
+    tl.store(token_rows(y, i, head, n, c, H, D, rows, columns), result.to(y.dtype.element_ty), narrow)
 
 
 @triton.jit(do_not_specialize=["n", "g", "H"])
@@ -144,14 +123,14 @@ def values_within(  # type: ignore[no-untyped-def]
     rows, dims, columns = tl.arange(0, BC), tl.arange(0, BD), tl.program_id(1) * BV + tl.arange(0, BV)
     token, dim, column = rows < c, dims < D, columns < D
     wide, narrow = token[:, None] & dim[None, :], token[:, None] & column[None, :]
-    query = tl.load(_rows(q, i, head, n, c, H, D, rows, dims), wide, 0.0)
-    key = tl.load(_rows(k, i, head, n, c, H, D, rows, dims), wide, 0.0)
-    asked = tl.load(_rows(d_y, i, head, n, c, H, D, rows, columns), narrow, 0.0)
+    query = tl.load(token_rows(q, i, head, n, c, H, D, rows, dims), wide, 0.0)
+    key = tl.load(token_rows(k, i, head, n, c, H, D, rows, dims), wide, 0.0)
+    asked = tl.load(token_rows(d_y, i, head, n, c, H, D, rows, columns), narrow, 0.0)
     square = token[:, None] & token[None, :]
     transposed = inner + (place * c + rows)[None, :] * c + rows[:, None]
-    weights = tl.load(transposed, square, 0.0) * _product(key, tl.trans(query), TYPE, PRECISION)
-    result = _product(weights, asked, TYPE, PRECISION)
-    tl.store(_rows(d_v, i, head, n, c, H, D, rows, columns), result.to(TYPE), narrow)
+    weights = tl.load(transposed, square, 0.0).to(tl.float32) * product(key, tl.trans(query), TYPE, PRECISION)
+    result = product(weights, asked, TYPE, PRECISION)
+    tl.store(token_rows(d_v, i, head, n, c, H, D, rows, columns), result.to(TYPE), narrow)
 
 
 @triton.jit(do_not_specialize=["n", "g", "H"])
@@ -174,32 +153,32 @@ def walk_backward(  # type: ignore[no-untyped-def]
         i = n - 1 - step
         place = i * g + head
         tl.store(ends + place * p * D * D + tile, d_w.to(TYPE), inside)
-        query = tl.load(_rows(q, i, head, n, c, H, D, rows, dims), wide, 0.0)
-        key = tl.load(_rows(k, i, head, n, c, H, D, rows, dims), wide, 0.0)
-        asked = tl.load(_rows(d_y, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
-        G = tl.load(_rows(d_v, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
+        query = tl.load(token_rows(q, i, head, n, c, H, D, rows, dims), wide, 0.0)
+        key = tl.load(token_rows(k, i, head, n, c, H, D, rows, dims), wide, 0.0)
+        asked = tl.load(token_rows(d_y, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
+        G = tl.load(token_rows(d_v, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
         seen = tl.load(read + (place * c + rows) * p, token, 0.0)
         written = tl.load(write + (place * c + rows) * p, token, 0.0)
-        G += written[:, None] * _product(key, d_w, TYPE, PRECISION)
+        G += written[:, None] * product(key, d_w, TYPE, PRECISION)
         queries, keys = tl.trans(query), tl.trans(key)
         if MOMENTUM:
             tl.store(ends + (place * p + 1) * D * D + tile, d_s.to(TYPE), inside)
             felt = tl.load(write + (place * c + rows) * p + 1, token, 0.0)
-            G += felt[:, None] * _product(key, d_s, TYPE, PRECISION)
+            G += felt[:, None] * product(key, d_s, TYPE, PRECISION)
             surprise = tl.load(read + (place * c + rows) * p + 1, token, 0.0)
             m = mix + place * 4
             after = d_w
             d_w = tl.load(m) * after + tl.load(m + 2) * d_s
             d_s = tl.load(m + 1) * after + tl.load(m + 3) * d_s
-            d_s = _plus_product(d_s, queries, surprise[:, None] * asked, TYPE, PRECISION)
+            d_s = plus_product(d_s, queries, surprise[:, None] * asked, TYPE, PRECISION)
         else:
             d_w = tl.load(mix + place) * d_w
-        d_w = _plus_product(d_w, queries, seen[:, None] * asked, TYPE, PRECISION)
-        tl.store(_rows(d_v, i, head, n, c, H, D, rows, columns), G.to(TYPE), narrow)
+        d_w = plus_product(d_w, queries, seen[:, None] * asked, TYPE, PRECISION)
+        tl.store(token_rows(d_v, i, head, n, c, H, D, rows, columns), G.to(TYPE), narrow)
         if SEPARATE:
-            tl.store(d_reference + head * D * D + tile, _product(keys, -G, TYPE, PRECISION), inside)
+            tl.store(d_reference + head * D * D + tile, product(keys, -G, TYPE, PRECISION), inside)
         else:
-            d_w = _plus_product(d_w, keys, -G, TYPE, PRECISION)
+            d_w = plus_product(d_w, keys, -G, TYPE, PRECISION)
     tl.store(d_state + head * p * D * D + tile, d_w, inside)
     if MOMENTUM:
         tl.store(d_state + (head * p + 1) * D * D + tile, d_s, inside)
@@ -220,8 +199,8 @@ def inputs_backward(  # type: ignore[no-untyped-def]
     rows, dims = tl.arange(0, BC), tl.arange(0, BD)
     token, dim = rows < c, dims < D
     wide, square = token[:, None] & dim[None, :], token[:, None] & token[None, :]
-    query = tl.load(_rows(q, i, head, n, c, H, D, rows, dims), wide, 0.0)
-    key = tl.load(_rows(k, i, head, n, c, H, D, rows, dims), wide, 0.0)
+    query = tl.load(token_rows(q, i, head, n, c, H, D, rows, dims), wide, 0.0)
+    key = tl.load(token_rows(k, i, head, n, c, H, D, rows, dims), wide, 0.0)
     seen = tl.load(read + (place * c + rows) * p, token, 0.0)
     written = tl.load(write + (place * c + rows) * p, token, 0.0)
     query_sum, key_sum = tl.zeros([BC, BD], tl.float32), tl.zeros([BC, BD], tl.float32)
@@ -246,44 +225,44 @@ def inputs_backward(  # type: ignore[no-untyped-def]
             r = tl.load(reference + head * D * D + tile, inside, 0.0).to(TYPE)
         else:
             r = w
-        asked = tl.load(_rows(d_y, i, head, n, c, H, D, rows, columns), narrow, 0.0)
-        G = tl.load(_rows(d_v, i, head, n, c, H, D, rows, columns), narrow, 0.0)
-        error = _product(key, r, TYPE, PRECISION)
-        error -= tl.load(_rows(v, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
+        asked = tl.load(token_rows(d_y, i, head, n, c, H, D, rows, columns), narrow, 0.0)
+        G = tl.load(token_rows(d_v, i, head, n, c, H, D, rows, columns), narrow, 0.0)
+        error = product(key, r, TYPE, PRECISION)
+        error -= tl.load(token_rows(v, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
         if RESIDUAL:
-            error += tl.load(_rows(k, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
-        scores_sum -= _product(asked, tl.trans(error), TYPE, PRECISION)
-        share = _product(asked, tl.trans(w), TYPE, PRECISION)
+            error += tl.load(token_rows(k, i, head, n, c, H, D, rows, columns), narrow, 0.0).to(tl.float32)
+        scores_sum -= product(asked, tl.trans(error), TYPE, PRECISION)
+        share = product(asked, tl.trans(w), TYPE, PRECISION)
         seen_sum += tl.sum(share * query.to(tl.float32), 1)
         query_sum += seen[:, None] * share
-        share = _product(error, tl.trans(d_w), TYPE, PRECISION)
+        share = product(error, tl.trans(d_w), TYPE, PRECISION)
         written_sum -= tl.sum(share * key.to(tl.float32), 1)
         key_sum -= written[:, None] * share
-        key_sum -= _product(G, tl.trans(r), TYPE, PRECISION)
+        key_sum -= product(G, tl.trans(r), TYPE, PRECISION)
         mix_00 += tl.sum(d_w.to(tl.float32) * w.to(tl.float32))
         if MOMENTUM:
             s = tl.load(starts + (place * p + 1) * D * D + tile, inside, 0.0)
             d_s = tl.load(ends + (place * p + 1) * D * D + tile, inside, 0.0)
-            share = _product(asked, tl.trans(s), TYPE, PRECISION)
+            share = product(asked, tl.trans(s), TYPE, PRECISION)
             surprise_sum += tl.sum(share * query.to(tl.float32), 1)
             query_sum += surprise[:, None] * share
-            share = _product(error, tl.trans(d_s), TYPE, PRECISION)
+            share = product(error, tl.trans(d_s), TYPE, PRECISION)
             felt_sum -= tl.sum(share * key.to(tl.float32), 1)
             key_sum -= felt[:, None] * share
             mix_01 += tl.sum(d_w.to(tl.float32) * s.to(tl.float32))
             mix_10 += tl.sum(d_s.to(tl.float32) * w.to(tl.float32))
             mix_11 += tl.sum(d_s.to(tl.float32) * s.to(tl.float32))
     corner = (place * c + rows)[:, None] * c + rows[None, :]
-    overlap = _product(query, tl.trans(key), TYPE, PRECISION)
-    tl.store(d_inner + corner, scores_sum * overlap, square)
-    scores_sum *= tl.load(inner + corner, square, 0.0)
-    query_sum += _product(scores_sum, key, TYPE, PRECISION)
-    key_sum += _product(tl.trans(scores_sum), query, TYPE, PRECISION)
+    overlap = product(query, tl.trans(key), TYPE, PRECISION)
+    tl.store(d_inner + corner, (scores_sum * overlap).to(d_inner.dtype.element_ty), square)
+    scores_sum *= tl.load(inner + corner, square, 0.0).to(tl.float32)
+    query_sum += product(scores_sum, key, TYPE, PRECISION)
+    key_sum += product(tl.trans(scores_sum), query, TYPE, PRECISION)
     if RESIDUAL:
-        query_sum += tl.load(_rows(d_y, i, head, n, c, H, D, rows, dims), wide, 0.0).to(tl.float32)
-        key_sum -= tl.load(_rows(d_v, i, head, n, c, H, D, rows, dims), wide, 0.0).to(tl.float32)
-    tl.store(_rows(d_q, i, head, n, c, H, D, rows, dims), query_sum.to(d_q.dtype.element_ty), wide)
-    tl.store(_rows(d_k, i, head, n, c, H, D, rows, dims), key_sum.to(d_k.dtype.element_ty), wide)
+        query_sum += tl.load(token_rows(d_y, i, head, n, c, H, D, rows, dims), wide, 0.0).to(tl.float32)
+        key_sum -= tl.load(token_rows(d_v, i, head, n, c, H, D, rows, dims), wide, 0.0).to(tl.float32)
+    tl.store(token_rows(d_q, i, head, n, c, H, D, rows, dims), query_sum.to(d_q.dtype.element_ty), wide)
+    tl.store(token_rows(d_k, i, head, n, c, H, D, rows, dims), key_sum.to(d_k.dtype.element_ty), wide)
     tl.store(d_read + (place * c + rows) * p, seen_sum, token)
     tl.store(d_write + (place * c + rows) * p, written_sum, token)
     m = d_mix + place * p * p

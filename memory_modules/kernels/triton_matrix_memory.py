@@ -66,8 +66,9 @@ def padded_width(dim: int) -> int:
 
 def gates_for(keep: Tensor | None, momentum: Tensor | None, step: Tensor, dtype: torch.dtype) -> ChunkGates:
     """`chunk_gates` as exact as inputs of this type ask for."""
-    gates = chunk_gates if dtype == torch.float32 else chunk_gates_on_gpu
-    return gates(keep, momentum, step)
+    if dtype == torch.float32:
+        return chunk_gates(keep, momentum, step)
+    return chunk_gates_on_gpu(keep, momentum, step, torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
 
 
 def matrix_memory(

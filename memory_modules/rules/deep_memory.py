@@ -68,7 +68,8 @@ def deep_memory(
         activation: gelu (tanh form) | silu | relu | tanh, between the matrices.
         state: what an earlier call returned; a sequence cut anywhere gives the same as one call.
         backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
-            the call: one matrix, head dimension 16 to 64, chunk_size up to 64, no float64, compute capability 9.0.
+            the call: one or two matrices (up to 512 hidden units), head dimension 16 to 64, chunk_size up to 64, no
+            float64, compute capability 9.0.
 
     Returns:
         y [b, t, h, d] in q's type, and the state after the last token.
@@ -93,8 +94,8 @@ def deep_memory(
         for piece in pieces(int(state.position[0]), q.shape[1], chunk_size):
             kept, carried = (None if gate is None else to_chunks(gate.to(dtype), piece) for gate in (keep, momentum))
             rates = to_chunks(step.to(dtype), piece)
-            if backend == "triton":
-                y, parts = _by_kernels(q, k, v, (kept, carried, rates), piece, state, residual)
+            if backend == "triton" and _for_kernels(piece, state, chunk_size):
+                y, parts = _by_kernels(q, k, v, (kept, carried, rates), piece, state, activation, residual)
             else:
                 queries, keys, values = (to_chunks(x.to(dtype), piece) for x in (q, k, v))
                 reference = [_grouped(matrix) for matrix in state.reference]
@@ -119,28 +120,38 @@ def initial_deep_memory(
 def read_deep_memory(
     q: PerHead, state: DeepMemoryState, *, residual: bool = False, activation: str = "gelu"
 ) -> PerHead:
-    """M(q) [b, t, h, d] with the memory as it stands, writing nothing."""
-    x = q.movedim(1, 2).to(state.weights[0].dtype)
+    """M(q) [b, t, h, d] with the memory as it stands, writing nothing; products in q's type."""
+    x = q.movedim(1, 2)
     y = x
     with torch.autocast(q.device.type, enabled=False):
         for layer, matrix in enumerate(state.weights):
-            y = (ACTIVATIONS[activation](y, 0)[0] if layer else y) @ matrix
+            y = (ACTIVATIONS[activation](y, 0)[0] if layer else y) @ matrix.to(q.dtype)
     return (x + y if residual else y).movedim(2, 1).to(q.dtype)
+
+
+def _for_kernels(piece: Piece, state: DeepMemoryState, chunk_size: int) -> bool:
+    """The kernels of two matrices run whole chunks; what is cut off at a sequence's ends is left to torch."""
+    return len(state.weights) == 1 or (piece.size == chunk_size and int(state.position[0]) == 0)
 
 
 def _by_kernels(
     q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor | None, Tensor | None, Tensor], piece: Piece,
-    state: DeepMemoryState, residual: bool,
+    state: DeepMemoryState, activation: str, residual: bool,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """A piece of the sequence by Triton's kernels, for a memory of one matrix."""
+    """A piece of the sequence by Triton's kernels, for a memory of one or two matrices."""
     from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, matrix_memory
+    from titanlab.memory_modules.kernels.triton_two_matrix_memory import two_matrix_memory
 
     common = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     stop = piece.start + piece.chunks * piece.size
     queries, keys, values = (x.to(common)[:, piece.start : stop] for x in (q, k, v))
+    arrays = gates_for(*gates, common)
+    if len(state.weights) == 2:
+        first, second = _stacked(state)
+        y, *after = two_matrix_memory(queries, keys, values, arrays, first, second, activation, residual)
+        return y, after
     fresh = state.reference[0] is state.weights[0]
     reference = None if fresh else _grouped(state.reference[0])
-    arrays = gates_for(*gates, common)
     y, parts = matrix_memory(queries, keys, values, arrays, reference, _stacked(state)[0], residual)
     return y, [parts]
 

@@ -1,0 +1,194 @@
+"""A memory of two matrices on a GPU: `dual_form` at depth 2 by Triton kernels, forward and gradient.
+
+Only `deep_memory` imports this, where `backends` chose Triton.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from titanlab.memory_modules.kernels.chunk_gates import ChunkGates
+from titanlab.memory_modules.kernels.triton_matrix_memory import padded_to, padded_width
+from titanlab.memory_modules.kernels.triton_two_matrix_backward import backward
+from titanlab.memory_modules.kernels.triton_two_matrix_forward import forward
+
+
+class Slices(NamedTuple):
+    """How a memory is cut over programs; fixed by a rule, so nothing is tuned on a first call."""
+
+    units: int
+    """Hidden units of a program."""
+    forward: dict[str, int]
+    """Warps and stages."""
+    backward: dict[str, int]
+    every: int
+    """Chunks between two saved states: the gradient computes those between again."""
+    programs: int
+    """Programs a multiprocessor takes at once."""
+
+
+def slices_for(hidden: int, on_gpu: bool) -> Slices:
+    """32 units were faster than 64 on an H100 at any batch; the interpreter, which has one program, takes all."""
+    options = {"num_warps": 4, "num_stages": 1}
+    return Slices(units=32 if on_gpu else padded_to(hidden), forward=options, backward=options, every=16, programs=2)
+
+
+def two_matrix_memory(
+    q: Tensor, k: Tensor, v: Tensor, gates: ChunkGates, first: Tensor, second: Tensor, activation: str, residual: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs n equal chunks, the gradients of each taken at the memory as it finds it.
+
+    Args:
+        q, k, v: [b, n c, h, d] of one type, float32, bfloat16 or float16.
+        gates: leading axes [n, b h]; float32.
+        first: [b h, p, d, hidden] float32: the first matrix and, if p = 2, its momentum.
+        second: [b h, p, hidden, d] float32: the second.
+        activation: a name in ACTIVATIONS.
+        residual: whether M(x) = x + MLP(x).
+
+    Returns:
+        y [b, n c, h, d] in q's type, and first and second after the last chunk, float32.
+    """
+    return _TwoMatrixMemory.apply(activation, residual, q, k, v, *gates, first, second)
+
+
+class _TwoMatrixMemory(torch.autograd.Function):
+    """The kernels and what they hand each other; see `two_matrix_memory`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, activation: str, residual: bool, q: Tensor, k: Tensor, v: Tensor, read: Tensor, inner: Tensor,
+        write: Tensor, mix: Tensor, first: Tensor, second: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        q, k, v, read, inner, write, mix, first, second = (
+            x.contiguous() for x in (q, k, v, read, inner, write, mix, first, second)
+        )  # fmt: skip
+        call = _Call(q, read, first, activation, residual)
+        keeping = any(ctx.needs_input_grad)
+        y, end_1, end_2 = torch.empty_like(q), torch.empty_like(first), torch.empty_like(second)
+        errors, marks = call.errors(), call.marks(keeping)
+        forward[(call.groups * call.slices,)](
+            q, k, v, read, inner, write, mix, first, second, y, errors, marks, end_1, end_2, call.rooms(1),
+            call.counters(), call.exchange(), *call.sizes, **call.constants, **call.cut.forward, KEEPING=keeping,
+        )  # fmt: skip
+        if keeping:
+            ctx.save_for_backward(q, k, read, inner, write, mix, first, second, errors, marks)
+        ctx.call = call
+        return y, end_1, end_2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_y: Tensor, d_end_1: Tensor, d_end_2: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, read, inner, write, mix, first, second, errors, marks = ctx.saved_tensors
+        call: _Call = ctx.call
+        d_first, d_second = (
+            d_end_1.clone(memory_format=torch.contiguous_format),
+            d_end_2.clone(memory_format=torch.contiguous_format),
+        )
+        d_q, d_k, d_inner = torch.empty_like(q), torch.empty_like(k), torch.empty_like(inner)
+        d_v = torch.empty_like(q, dtype=call.products)
+        d_read, d_write, d_mix = (x.new_empty(call.slices, *x.shape) for x in (read, write, mix))
+        backward[(call.groups * call.slices,)](
+            q, k, read, inner, write, mix, errors, first, second, marks, d_y.contiguous(), d_q, d_k, d_v, d_read,
+            d_inner, d_write, d_mix, d_first, d_second, call.rooms(2), call.starts(),
+            call.lefts(), call.counters(), call.exchange(),
+            *call.sizes, **call.constants, **call.cut.backward,
+        )  # fmt: skip
+        return (
+            None,
+            None,
+            d_q,
+            d_k,
+            d_v.to(q.dtype),
+            d_read.sum(0),
+            d_inner,
+            d_write.sum(0),
+            d_mix.sum(0),
+            d_first,
+            d_second,
+        )
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _precision(q: Tensor) -> str:
+    if not q.is_cuda:
+        return "ieee"
+    return "tf32x3" if q.dtype == torch.float32 else "tf32"
+
+
+class _Call:
+    """Sizes, arguments and room that the kernels of one call share."""
+
+    def __init__(self, q: Tensor, read: Tensor, first: Tensor, activation: str, residual: bool) -> None:
+        self.n, self.g, self.c, self.parts = read.shape
+        self.dim, self.hidden = first.shape[2:]
+        self.device = q.device
+        # float16 has too short a range for gradients of states: its products are taken in tf32, as precise
+        self.products = torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
+        self.cut = slices_for(self.hidden, q.is_cuda)
+        self.slices = triton.cdiv(self.hidden, self.cut.units)
+        programs = self.cut.programs * _multiprocessors(q.device) if q.is_cuda else self.slices
+        self.groups = max(1, min(self.g, programs // self.slices))
+        self.every = min(self.n, self.cut.every)
+        self.tokens, self.width = padded_to(self.c), padded_width(self.dim)
+        self.sizes = (self.n, self.g, self.groups, self.every)
+        self.constants = {
+            "H": q.shape[2],
+            "c": self.c,
+            "F": self.hidden,
+            "D": self.dim,
+            "BC": self.tokens,
+            "BD": self.width,
+            "BF": self.cut.units,
+            "P": self.slices,
+            "BR": triton.next_power_of_2(triton.cdiv(self.tokens, self.slices)),
+            "MOMENTUM": self.parts == 2,
+            "RESIDUAL": residual,
+            "ACTIVATION": activation,
+            "TYPE": tl.bfloat16 if self.products == torch.bfloat16 else tl.float32,
+            "PRECISION": _precision(q),
+        }
+
+    def errors(self) -> Tensor:
+        """E of every chunk."""
+        return torch.empty(self.n, self.g, self.c, self.dim, dtype=self.products, device=self.device)
+
+    def marks(self, keeping: bool) -> Tensor:
+        """The state before every chunk of number every, 2 every, ...; the first one is the call's own."""
+        count = (self.n - 1) // self.every if keeping else 0
+        sizes = (count, self.g, self.slices, 2 * self.parts, self.width, self.cut.units)
+        return torch.empty(sizes, dtype=torch.float32, device=self.device)
+
+    def starts(self) -> Tensor:
+        """A program's states at the chunks between two marks."""
+        sizes = (self.groups * self.slices, self.every, 2 * self.parts, self.width, self.cut.units)
+        return torch.empty(sizes, dtype=self.products, device=self.device)
+
+    def counters(self) -> Tensor:
+        """How many programs started, and how many of each group arrived at a meeting."""
+        return torch.zeros(1 + self.groups, dtype=torch.int32, device=self.device)
+
+    def exchange(self) -> Tensor:
+        """What programs of a head leave for each other: room for the backward kernel, which needs more."""
+        sizes = (self.groups, 9, self.slices, self.tokens, max(self.tokens, self.width))
+        return torch.empty(sizes, dtype=torch.float32, device=self.device)
+
+    def rooms(self, count: int) -> Tensor:
+        """The slices of state and gradients that programs work on."""
+        sizes = (self.groups * self.slices, count, 2 * self.parts, self.width, self.cut.units)
+        return torch.empty(sizes, dtype=torch.float32, device=self.device)
+
+    def lefts(self) -> Tensor:
+        """What the backward kernel's steps of one chunk leave for each other."""
+        sizes = (self.groups * self.slices, 8, self.tokens, self.cut.units)
+        return torch.empty(sizes, dtype=self.products, device=self.device)
