@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titanlab.memory_modules.gates import product
+from titanlab.platform.fusion import fusible
 from titanlab.platform.tensors import Gate, Hidden
 
 
@@ -34,12 +36,16 @@ class TimeStep(nn.Module):
 
     def forward(self, x: Hidden) -> tuple[Gate, Gate]:
         """Time and log decay [b, t, h] in float32 or better."""
-        with torch.autocast(x.device.type, enabled=False):
-            if self.weight is None:
-                time = F.softplus(self.bias).expand(*x.shape[:2], -1)
-            else:
-                time = F.softplus(x.to(self.weight.dtype) @ self.weight.mT + self.bias)
+        if self.weight is None:
+            time = F.softplus(self.bias).expand(*x.shape[:2], -1)
             return time, -self.log_rate.exp() * time
+        return _time_and_decay(product(x, self.weight), self.bias, self.log_rate)
+
+
+@fusible
+def _time_and_decay(products: Tensor, bias: Tensor, log_rate: Tensor) -> tuple[Gate, Gate]:
+    time = F.softplus(products + bias)
+    return time, -log_rate.exp() * time
 
 
 class LowRank(nn.Module):
@@ -71,8 +77,8 @@ class LowRank(nn.Module):
         self.bias = None if values is None else nn.Parameter(torch.tensor(values))
 
     def forward(self, x: Hidden) -> Hidden:
+        hidden = product(x, self.down)
         with torch.autocast(x.device.type, enabled=False):
-            hidden = x.to(self.down.dtype) @ self.down.mT
             hidden = hidden if self.activation is None else self.activation(hidden)
             return F.linear(hidden, self.up, self.bias)
 

@@ -41,4 +41,5 @@ class DeltaMemory(MatrixMemory):
         self.step = SigmoidGate(dim, heads=self.heads, mode=config.step, start=0.5, scale=config.step_base)
 
     def write(self, x: Hidden, q: PerHead, k: PerHead, v: PerHead, state: Tensor) -> tuple[PerHead, Tensor]:
-        return delta_rule(q, k, v, token_gate(self.step, x), chunk_size=self.chunk_size, state=state)
+        beta = token_gate(self.step, x)
+        return delta_rule(q, k, v, beta, chunk_size=self.chunk_size, state=state, backend=self.backend)

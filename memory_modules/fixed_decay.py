@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from titanlab.memory_modules.layer import LayerConfig
-from titanlab.memory_modules.matrix_memory import MatrixMemory
+from titanlab.memory_modules.matrix_memory import MatrixConfig, MatrixMemory
 from titanlab.memory_modules.rules.linear_attention import linear_attention
 from titanlab.platform.tensors import Hidden, PerHead
 
@@ -24,11 +23,11 @@ class FixedDecayMemory(MatrixMemory):
 
     log_decay: Tensor | None
 
-    def __init__(self, dim: int, config: LayerConfig, *, log_decay: Sequence[float] | None = None) -> None:
+    def __init__(self, dim: int, config: MatrixConfig, *, log_decay: Sequence[float] | None = None) -> None:
         super().__init__(dim, config)
         # not in the state_dict: it follows from the settings
         self.register_buffer("log_decay", None if log_decay is None else torch.tensor(log_decay), persistent=False)
 
     def write(self, x: Hidden, q: PerHead, k: PerHead, v: PerHead, state: Tensor) -> tuple[PerHead, Tensor]:
         decay = None if self.log_decay is None else self.log_decay.expand(*q.shape[:3])
-        return linear_attention(q, k, v, decay, chunk_size=self.chunk_size, state=state)
+        return linear_attention(q, k, v, decay, chunk_size=self.chunk_size, state=state, backend=self.backend)

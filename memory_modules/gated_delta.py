@@ -44,4 +44,4 @@ class GatedDeltaMemory(DeltaMemory):
     def write(self, x: Hidden, q: PerHead, k: PerHead, v: PerHead, state: Tensor) -> tuple[PerHead, Tensor]:
         _, log_decay = self.keep(x)
         beta = token_gate(self.step, x)
-        return gated_delta_rule(q, k, v, log_decay, beta, chunk_size=self.chunk_size, state=state)
+        return gated_delta_rule(q, k, v, log_decay, beta, chunk_size=self.chunk_size, state=state, backend=self.backend)

@@ -50,4 +50,4 @@ class GlaMemory(MatrixMemory):
         with torch.autocast(x.device.type, enabled=False):
             log_decay = F.logsigmoid(self.decay(x)) / self.temperature
         decays = log_decay.unflatten(-1, (self.heads, self.head_dim))
-        return linear_attention(q, k, v, decays, chunk_size=self.chunk_size, state=state)
+        return linear_attention(q, k, v, decays, chunk_size=self.chunk_size, state=state, backend=self.backend)

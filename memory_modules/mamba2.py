@@ -53,5 +53,7 @@ class Mamba2Memory(MatrixMemory):
 
     def write(self, x: Hidden, q: PerHead, k: PerHead, v: PerHead, state: Tensor) -> tuple[PerHead, Tensor]:
         time, log_decay = self.time(x)
-        y, state = linear_attention(q, k, v * time.unsqueeze(-1), log_decay, chunk_size=self.chunk_size, state=state)
+        y, state = linear_attention(
+            q, k, v * time.unsqueeze(-1), log_decay, chunk_size=self.chunk_size, state=state, backend=self.backend
+        )
         return (y if self.skip is None else y + self.skip.to(y.dtype).unsqueeze(-1) * v), state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,10 @@ from titanlab.platform.tensors import PerHead, at_least_float32
 class MatrixConfig(LayerConfig):
     """Settings of a rule whose memory is one matrix of d x d a head, d = dim / heads."""
 
+    backend: Literal["auto", "torch", "triton"] = "auto"
+    """What computes the rule: torch; Triton's kernels, which choose their own chunk length; or auto, Triton on the GPUs
+    it was checked on where it can compute the call, and torch elsewhere."""
+
     def read_flops(self, dim: int) -> float:
         """Layer + 2 dim d."""
         return self.layer_read_flops(dim) + 2 * dim * (dim // self.heads)
@@ -20,9 +26,9 @@ class MatrixConfig(LayerConfig):
 class MatrixMemory(MemoryLayer):
     """A learned initial matrix, from zero; the state is S [b, h, key, value] and a query is answered by S^T q."""
 
-    def __init__(self, dim: int, config: LayerConfig) -> None:
+    def __init__(self, dim: int, config: MatrixConfig) -> None:
         super().__init__(dim, config)
-        self.chunk_size = config.chunk_size
+        self.chunk_size, self.backend = config.chunk_size, config.backend
         self.initial_memory = nn.Parameter(torch.zeros(self.heads, self.head_dim, self.head_dim))
 
     def initial_rule_state(self, batch: int) -> Tensor:

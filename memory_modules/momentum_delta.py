@@ -52,7 +52,7 @@ class MomentumDeltaMemory(MemoryLayer):
 
     def __init__(self, dim: int, config: MomentumDeltaConfig) -> None:
         super().__init__(dim, config)
-        self.chunk_size, self.bounded = config.chunk_size, config.bounded
+        self.chunk_size, self.backend, self.bounded = config.chunk_size, config.backend, config.bounded
         self.keep = build_gate(dim, heads=self.heads, mode=config.keep, start=config.keep_start)
         self.momentum = build_gate(dim, heads=self.heads, mode=config.momentum, start=config.momentum_start)
         self.step = SigmoidGate(dim, heads=self.heads, mode=config.step, start=0.5, scale=config.step_base)
@@ -71,7 +71,9 @@ class MomentumDeltaMemory(MemoryLayer):
         keep, momentum, step = rate(self.keep), rate(self.momentum), token_gate(self.step, x)
         if self.bounded and momentum is not None:
             step = step * (1 - momentum)
-        return momentum_delta_rule(q, k, v, keep, momentum, step, chunk_size=self.chunk_size, state=state)
+        return momentum_delta_rule(
+            q, k, v, keep, momentum, step, chunk_size=self.chunk_size, state=state, backend=self.backend
+        )
 
     def recall(self, q: PerHead, state: MomentumDeltaState) -> PerHead:
         return read_matrix(q, state.memory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,9 @@ class Rwkv7Config(MemoryConfig):
     """Tokens computed together, at most 16 at a time."""
     gate_rank: int = Field(16, ge=1)
     """Columns between the two matrices of decay, learning rate and output gate."""
+    backend: Literal["auto", "torch", "triton"] = "auto"
+    """What computes the rule: torch; Triton's kernels, which choose their own chunk length; or auto, Triton on the GPUs
+    it was checked on where it can compute the call, and torch elsewhere."""
 
     def flops(self, dim: int) -> float:
         """8 dim^2 (projections) + 12 dim gate_rank (low-rank maps) + dim (8 d + 12 c + 4), c at most 16."""
@@ -79,7 +82,7 @@ class Rwkv7Memory(MemoryModule):
     def __init__(self, dim: int, config: Rwkv7Config) -> None:
         super().__init__()
         self.heads, self.head_dim = config.heads, width_of_head(dim, config.heads)
-        self.chunk_size, rank = config.chunk_size, config.gate_rank
+        self.chunk_size, self.backend, rank = config.chunk_size, config.backend, config.gate_rank
         self.shift = nn.Parameter(torch.full((6, dim), 0.5))  # shares of the token before in r, w, k, v, eta, gate
         self.receptance, self.key, self.value, self.out = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         self.decay = LowRank(dim, rank=rank, bias=_spread(self.heads, self.head_dim), activation=torch.tanh)
@@ -100,7 +103,7 @@ class Rwkv7Memory(MemoryModule):
         seen = torch.cat([state.last.to(x.dtype).unsqueeze(1), x], 1)
         mixed = self._shifted(x, seen[:, :-1])
         r, w = self._heads(self.receptance(mixed[0])), self._written(mixed)
-        y, memory = rwkv7(r, *w, chunk_size=self.chunk_size, state=state.memory)
+        y, memory = rwkv7(r, *w, chunk_size=self.chunk_size, state=state.memory, backend=self.backend)
         weight = (r * self.bonus.to(r.dtype) * w.k.to(r.dtype)).sum(-1, keepdim=True)
         return self._output(mixed[5], y, weight * w.v), Rwkv7State(seen[:, -1], memory)
 

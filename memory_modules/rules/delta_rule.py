@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from titanlab.memory_modules.kernels.backends import chosen_rule_backend
 from titanlab.memory_modules.kernels.chunking import from_chunks, pieces, to_chunks
 from titanlab.memory_modules.kernels.delta_chunks import delta_chunks
 from titanlab.memory_modules.rules.checks import check_sequence, joined, matrix_or_zeros
@@ -12,7 +13,14 @@ from titanlab.platform.tensors import Gate, PerHead, at_least_float32
 
 
 def delta_rule(
-    q: PerHead, k: PerHead, v: PerHead, beta: Gate, *, chunk_size: int, state: Tensor | None = None
+    q: PerHead,
+    k: PerHead,
+    v: PerHead,
+    beta: Gate,
+    *,
+    chunk_size: int,
+    state: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[PerHead, Tensor]:
     """DeltaNet: a matrix memory that replaces what it returned for a key by the key's value, exact per token.
 
@@ -26,6 +34,9 @@ def delta_rule(
         beta: [b, t, h], the step.
         chunk_size: tokens solved together.
         state: S [b, h, key, value], as an earlier call returned it; None: zeros.
+        backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
+            the call: head dimensions 16 to 64, no float64, compute capability 9.0. They choose their own chunk length
+            and take every vector in q's type.
 
     Returns:
         y [b, t, h, value] in q's type, and S after the last token.
@@ -34,7 +45,7 @@ def delta_rule(
         ValueError: naming the argument, its shape and what was expected.
     """
     check_sequence(q, k, v, {"beta": beta}, chunk_size)
-    return _run(q, k, v, None, beta, chunk_size, state)
+    return _run(q, k, v, None, beta, chunk_size, state, backend)
 
 
 def gated_delta_rule(
@@ -46,6 +57,7 @@ def gated_delta_rule(
     *,
     chunk_size: int,
     state: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[PerHead, Tensor]:
     """Gated DeltaNet: the memory decays, then the delta rule is applied to what is left; exact per token.
 
@@ -60,6 +72,9 @@ def gated_delta_rule(
         beta: [b, t, h], the step.
         chunk_size: tokens solved together.
         state: S [b, h, key, value], as an earlier call returned it; None: zeros.
+        backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
+            the call: head dimensions 16 to 64, no float64, compute capability 9.0. They choose their own chunk length
+            and take every vector in q's type.
 
     Returns:
         y [b, t, h, value] in q's type, and S after the last token.
@@ -68,15 +83,22 @@ def gated_delta_rule(
         ValueError: naming the argument, its shape and what was expected.
     """
     check_sequence(q, k, v, {"log_decay": log_decay, "beta": beta}, chunk_size)
-    return _run(q, k, v, log_decay, beta, chunk_size, state)
+    return _run(q, k, v, log_decay, beta, chunk_size, state, backend)
 
 
 def _run(
-    q: PerHead, k: PerHead, v: PerHead, log_decay: Gate | None, beta: Gate, chunk_size: int, state: Tensor | None
-) -> tuple[PerHead, Tensor]:
+    q: PerHead, k: PerHead, v: PerHead, log_decay: Gate | None, beta: Gate, chunk_size: int, state: Tensor | None,
+    backend: str,
+) -> tuple[PerHead, Tensor]:  # fmt: skip
     dtype = at_least_float32(q.dtype)
     outputs, matrix = [], matrix_or_zeros(state, k, v, dtype)
     with torch.autocast(q.device.type, enabled=False):
+        if chosen_rule_backend(backend, (q, k, v)) == "triton":
+            from titanlab.memory_modules.kernels.triton_rule_sequences import scalar_sequence
+
+            kept = None if log_decay is None else log_decay.to(dtype).exp()
+            y, state = scalar_sequence(q, k, v, kept, None, beta, matrix.unsqueeze(1), solve=True)
+            return y, state.squeeze(1).unflatten(0, (q.shape[0], q.shape[2]))
         for piece in pieces(0, q.shape[1], chunk_size):
             rows_q, rows_k, rows_v, rates = (to_chunks(x.to(dtype), piece) for x in (q, k, v, beta))
             keep = None if log_decay is None else to_chunks(log_decay.to(dtype), piece).exp()

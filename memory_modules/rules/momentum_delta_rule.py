@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from titanlab.memory_modules.kernels.backends import chosen_rule_backend
 from titanlab.memory_modules.kernels.chunk_gates import chunk_gates
 from titanlab.memory_modules.kernels.chunking import from_chunks, pieces, to_chunks
 from titanlab.memory_modules.kernels.momentum_delta_chunks import momentum_delta_chunks
@@ -33,6 +34,7 @@ def momentum_delta_rule(
     *,
     chunk_size: int,
     state: MomentumDeltaState | tuple[Tensor, Tensor] | None = None,
+    backend: str = "auto",
 ) -> tuple[PerHead, MomentumDeltaState]:
     """The delta rule with momentum and decay, exact per token.
 
@@ -50,6 +52,9 @@ def momentum_delta_rule(
         step: [b, t, h], the inner learning rate.
         chunk_size: tokens solved together.
         state: (S, P), each [b, h, key, value], as an earlier call returned them; None: zeros.
+        backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
+            the call: head dimensions 16 to 64, no float64, compute capability 9.0. They choose their own chunk length
+            and take every vector in q's type.
 
     Returns:
         y [b, t, h, value] in q's type, and the state after the last token.
@@ -69,10 +74,20 @@ def momentum_delta_rule(
     )
     outputs = []
     with torch.autocast(q.device.type, enabled=False):
+        if chosen_rule_backend(backend, (q, k, v)) == "triton":
+            from titanlab.memory_modules.kernels.triton_rule_sequences import scalar_sequence
+
+            y, parts = scalar_sequence(q, k, v, keep, carried, step, parts, solve=True)
+            return y, _split(parts, q)
         for piece in pieces(0, q.shape[1], chunk_size):
             rows_q, rows_k, rows_v, pushed, rates = (to_chunks(x.to(dtype), piece) for x in (q, k, v, carried, step))
             gates = chunk_gates(None if keep is None else to_chunks(keep.to(dtype), piece), pushed, rates)
             y, parts = momentum_delta_chunks(rows_q, rows_k, rows_v, gates, parts)
             outputs.append(from_chunks(y, q.shape[0]))
+    return joined(outputs, v, q.dtype), _split(parts, q)
+
+
+def _split(parts: Tensor, q: Tensor) -> MomentumDeltaState:
+    """[b h, 2, key, value] as the state of sequences like q."""
     after = parts.unflatten(0, (q.shape[0], q.shape[2]))
-    return joined(outputs, v, q.dtype), MomentumDeltaState(after[:, :, 0], after[:, :, 1])
+    return MomentumDeltaState(after[:, :, 0], after[:, :, 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from titanlab.memory_modules.kernels.backends import chosen_rule_backend
 from titanlab.memory_modules.kernels.channel_decay import SUB_CHUNK
 from titanlab.memory_modules.kernels.chunking import from_chunks, pieces, to_chunks
 from titanlab.memory_modules.kernels.rwkv7_chunks import rwkv7_chunks
@@ -22,6 +23,7 @@ def rwkv7(
     *,
     chunk_size: int,
     state: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[PerHead, Tensor]:
     """RWKV-7's generalised delta rule, exact per token.
 
@@ -36,6 +38,9 @@ def rwkv7(
         log_w: [b, t, h, key], at most 0; -inf forgets a channel.
         chunk_size: tokens solved together.
         state: S [b, h, key, value], as an earlier call returned it; None: zeros.
+        backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
+            the call: head dimensions 16 to 64, no float64, compute capability 9.0. They choose their own chunk length
+            and take every vector in r's type.
 
     Returns:
         y [b, t, h, value] in r's type, and S after the last token.
@@ -47,6 +52,11 @@ def rwkv7(
     dtype = at_least_float32(r.dtype)
     outputs, matrix = [], matrix_or_zeros(state, k, v, dtype)
     with torch.autocast(r.device.type, enabled=False):
+        if chosen_rule_backend(backend, (r, k, v, a, b)) == "triton":
+            from titanlab.memory_modules.kernels.triton_rule_sequences import rwkv7_sequence
+
+            y, matrix = rwkv7_sequence((r, log_w, k, v, a, b), matrix)
+            return y, matrix.unflatten(0, (r.shape[0], r.shape[2]))
         for piece in pieces(0, r.shape[1], min(chunk_size, SUB_CHUNK)):
             rows = tuple(to_chunks(x.to(dtype), piece) for x in (r, log_w, k, v, a, b))
             y, matrix = rwkv7_chunks(rows, matrix)
