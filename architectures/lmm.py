@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import nn
 
 from titanlab.architectures.persistent import PersistentTokens, write_first
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
 from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.norms import RMSNorm
 from titanlab.platform.tensors import Hidden, State
 
 
@@ -39,7 +39,7 @@ class Lmm(Architecture):
     def __init__(self, dim: int, config: LmmConfig, memory: MemoryConfig) -> None:
         super().__init__()
         self.persistent = PersistentTokens(dim, config.persistent)
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.memory = memory.build(dim)
 
     def initial_state(self, batch: int) -> State:

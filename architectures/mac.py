@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch.utils import _pytree as pytree
 
+from titanlab.architectures.attention.backend import AttentionName
 from titanlab.architectures.attention.costs import attention_flops, key_value_bytes, mean_segment
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import SegmentAttention
 from titanlab.architectures.persistent import PersistentTokens
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
+from titanlab.platform.config import no_result
 from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.norms import RMSNorm, gated_by
 from titanlab.platform.tensors import Hidden, State
 
 
@@ -27,6 +30,9 @@ class MacConfig(ArchitectureConfig):
     """Learned tokens that attention always sees."""
     heads: int = Field(4, ge=1)
     """Attention heads; must divide dim into heads of an even size."""
+    attention: AttentionName = no_result("auto")
+    """What computes attention: flash (the flash-attn package), flex (FlexAttention), sdpa (torch's own kernels), or
+    auto: the fastest of those that were checked here. They differ by rounding only; see docs/attention.md."""
 
     def build(self, dim: int, memory: MemoryConfig) -> Mac:
         return Mac(dim, self, memory)
@@ -79,11 +85,11 @@ class Mac(Architecture):
         super().__init__()
         self.segment = config.segment
         self.persistent = PersistentTokens(dim, config.persistent)
-        self.norm = nn.RMSNorm(dim)
-        self.attention = SegmentAttention(dim, heads=config.heads)
-        self.attention_norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
+        self.attention = SegmentAttention(dim, heads=config.heads, attention=config.attention)
+        self.attention_norm = RMSNorm(dim)
         self.memory = memory.build(dim)
-        self.gate_norm = nn.RMSNorm(dim)
+        self.gate_norm = RMSNorm(dim)
 
     def initial_state(self, batch: int) -> MacState:
         """A fresh memory at the start of an empty segment."""
@@ -92,21 +98,28 @@ class Mac(Architecture):
 
     def forward(self, x: Hidden, state: MacState) -> tuple[Hidden, MacState]:
         inputs, prefix = self.norm(x), self.norm(self.persistent(x.shape[0]))
-        outputs, start = [], 0
-        while start < x.shape[1]:
-            end = start + self.segment - self.attention.length(state.segment)
-            output, state = self._within_segment(inputs[:, start:end], prefix, state)
+        # What a read asks for is known for all segments; cut once, since the gradient of each slice is a whole row.
+        leaves, structure = pytree.tree_flatten((inputs, self.memory.question(inputs)))
+        sizes, outputs = self._segments(x.shape[1], self.attention.length(state.segment)), []
+        for parts in zip(*(leaf.split(sizes, 1) for leaf in leaves), strict=True):
+            part, question = pytree.tree_unflatten(parts, structure)
+            output, state = self._within_segment(part, question, prefix, state)
             outputs.append(output)
-            start = end
         return (x + torch.cat(outputs, 1) if outputs else x), state
 
-    def _within_segment(self, x: Hidden, prefix: Hidden, state: MacState) -> tuple[Hidden, MacState]:
+    def _segments(self, tokens: int, past: int) -> list[int]:
+        """Lengths of the pieces that belong to one segment each, the first of which has seen `past` tokens."""
+        first = min(self.segment - past, tokens)
+        rest = range(first, tokens, self.segment)
+        return [first] * (first > 0) + [min(self.segment, tokens - start) for start in rest]
+
+    def _within_segment(self, x: Hidden, question: State, prefix: Hidden, state: MacState) -> tuple[Hidden, MacState]:
         """Tokens of one segment, normed; hands on a fresh segment once this one is full."""
-        retrieved = self.memory.read(x, state.at_start)
+        retrieved = self.memory.answer(question, state.at_start)
         y, seen = self.attention(x, retrieved, prefix, state.segment)
-        y = self.attention_norm(y.to(x.dtype))  # in the residual's type, which autocast leaves wide
+        y = self.attention_norm(y)
         m, memory = self.memory(y, state.memory)
-        output = y * torch.sigmoid(self.gate_norm(m.to(x.dtype)))
+        output = gated_by(y, m, self.gate_norm)
         if self.attention.length(seen) == self.segment:
             return output, MacState(memory, memory, self.attention.initial_state(x.shape[0]))
         return output, MacState(memory, state.at_start, seen)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from pydantic import Field
-from torch import nn
 
+from titanlab.architectures.attention.backend import AttentionName
 from titanlab.architectures.attention.costs import attention_flops, key_value_bytes, mean_window
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import WindowAttention
 from titanlab.architectures.persistent import PersistentTokens, write_first
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
+from titanlab.platform.config import no_result
 from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.norms import RMSNorm, gated_by
 from titanlab.platform.tensors import Hidden, State
 
 
@@ -27,6 +28,9 @@ class MagConfig(ArchitectureConfig):
     """Learned tokens that attention always sees and the memory is written with first."""
     heads: int = Field(4, ge=1)
     """Attention heads; must divide dim into heads of an even size."""
+    attention: AttentionName = no_result("auto")
+    """What computes attention: flash (the flash-attn package), flex (FlexAttention), sdpa (torch's own kernels), or
+    auto: the fastest of those that were checked here. They differ by rounding only; see docs/attention.md."""
 
     def build(self, dim: int, memory: MemoryConfig) -> Mag:
         return Mag(dim, self, memory)
@@ -62,11 +66,11 @@ class Mag(Architecture):
     def __init__(self, dim: int, config: MagConfig, memory: MemoryConfig) -> None:
         super().__init__()
         self.persistent = PersistentTokens(dim, config.persistent)
-        self.norm = nn.RMSNorm(dim)
-        self.attention = WindowAttention(dim, heads=config.heads, window=config.window)
+        self.norm = RMSNorm(dim)
+        self.attention = WindowAttention(dim, heads=config.heads, window=config.window, attention=config.attention)
         self.memory = memory.build(dim)
-        self.attention_norm = nn.RMSNorm(dim)
-        self.gate_norm = nn.RMSNorm(dim)
+        self.attention_norm = RMSNorm(dim)
+        self.gate_norm = RMSNorm(dim)
 
     def initial_state(self, batch: int) -> MagState:
         """An empty window, and the memory once it has been written with the persistent tokens."""
@@ -77,5 +81,4 @@ class Mag(Architecture):
         inputs, prefix = self.norm(x), self.norm(self.persistent(x.shape[0]))
         y, window = self.attention(inputs, prefix, state.window)
         m, memory = self.memory(inputs, state.memory)
-        gate = torch.sigmoid(self.gate_norm(m.to(x.dtype)))  # in the residual's type, which autocast leaves wide
-        return x + self.attention_norm(y.to(x.dtype)) * gate, MagState(memory, window)
+        return x + gated_by(self.attention_norm(y), m, self.gate_norm), MagState(memory, window)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pydantic import Field
-from torch import nn
 
+from titanlab.architectures.attention.backend import AttentionName
 from titanlab.architectures.attention.costs import FLOAT32, attention_flops, key_value_bytes, mean_window
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import WindowAttention
 from titanlab.architectures.persistent import PersistentTokens, write_first
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
+from titanlab.platform.config import no_result
 from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.norms import RMSNorm
 from titanlab.platform.tensors import Hidden, State
 
 
@@ -26,6 +28,9 @@ class MalConfig(ArchitectureConfig):
     """Learned tokens before the sequence: memory is written with them, attention always sees its answers."""
     heads: int = Field(4, ge=1)
     """Attention heads; must divide dim into heads of an even size."""
+    attention: AttentionName = no_result("auto")
+    """What computes attention: flash (the flash-attn package), flex (FlexAttention), sdpa (torch's own kernels), or
+    auto: the fastest of those that were checked here. They differ by rounding only; see docs/attention.md."""
 
     def build(self, dim: int, memory: MemoryConfig) -> Mal:
         return Mal(dim, self, memory)
@@ -60,10 +65,10 @@ class Mal(Architecture):
     def __init__(self, dim: int, config: MalConfig, memory: MemoryConfig) -> None:
         super().__init__()
         self.persistent = PersistentTokens(dim, config.persistent)
-        self.memory_norm = nn.RMSNorm(dim)
+        self.memory_norm = RMSNorm(dim)
         self.memory = memory.build(dim)
-        self.attention_norm = nn.RMSNorm(dim)
-        self.attention = WindowAttention(dim, heads=config.heads, window=config.window)
+        self.attention_norm = RMSNorm(dim)
+        self.attention = WindowAttention(dim, heads=config.heads, window=config.window, attention=config.attention)
 
     def initial_state(self, batch: int) -> MalState:
         """An empty window; the memory layer has already seen the persistent tokens."""

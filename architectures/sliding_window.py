@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import nn
 
+from titanlab.architectures.attention.backend import AttentionName
 from titanlab.architectures.attention.costs import attention_flops, key_value_bytes, mean_window
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import WindowAttention
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
+from titanlab.platform.config import no_result
 from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.norms import RMSNorm
 from titanlab.platform.tensors import Hidden
 
 
@@ -21,6 +23,9 @@ class SlidingWindowConfig(ArchitectureConfig):
     """Tokens that attention sees, the token's own included."""
     heads: int = Field(4, ge=1)
     """Attention heads; must divide dim into heads of an even size."""
+    attention: AttentionName = no_result("auto")
+    """What computes attention: flash (the flash-attn package), flex (FlexAttention), sdpa (torch's own kernels), or
+    auto: the fastest of those that were checked here. They differ by rounding only; see docs/attention.md."""
 
     def build(self, dim: int, memory: MemoryConfig) -> SlidingWindow:
         return SlidingWindow(dim, self)
@@ -39,8 +44,8 @@ class SlidingWindow(Architecture):
 
     def __init__(self, dim: int, config: SlidingWindowConfig) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(dim)
-        self.attention = WindowAttention(dim, heads=config.heads, window=config.window)
+        self.norm = RMSNorm(dim)
+        self.attention = WindowAttention(dim, heads=config.heads, window=config.window, attention=config.attention)
 
     def initial_state(self, batch: int) -> KeyValues:
         """The window before the first token."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import nn
 
+from titanlab.architectures.attention.backend import AttentionName
 from titanlab.architectures.attention.costs import attention_flops, key_value_bytes
 from titanlab.architectures.attention.layer import KeyValues
 from titanlab.architectures.attention.streaming import CausalAttention
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
+from titanlab.platform.config import no_result
 from titanlab.platform.memory import MemoryConfig
+from titanlab.platform.norms import RMSNorm
 from titanlab.platform.tensors import Hidden
 
 
@@ -19,6 +21,9 @@ class TransformerConfig(ArchitectureConfig):
 
     heads: int = Field(4, ge=1)
     """Attention heads; must divide dim into heads of an even size."""
+    attention: AttentionName = no_result("auto")
+    """What computes attention: flash (the flash-attn package), flex (FlexAttention), sdpa (torch's own kernels), or
+    auto: the fastest of those that were checked here. They differ by rounding only; see docs/attention.md."""
 
     def build(self, dim: int, memory: MemoryConfig) -> Transformer:
         return Transformer(dim, self)
@@ -37,8 +42,8 @@ class Transformer(Architecture):
 
     def __init__(self, dim: int, config: TransformerConfig) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(dim)
-        self.attention = CausalAttention(dim, heads=config.heads)
+        self.norm = RMSNorm(dim)
+        self.attention = CausalAttention(dim, heads=config.heads, attention=config.attention)
 
     def initial_state(self, batch: int) -> KeyValues:
         """The cache before the first token."""

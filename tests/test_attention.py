@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from titanlab.architectures.attention.backend import Causal, Explicit, Pattern, SlidingWindow
+from titanlab.architectures.attention.backend import Call, Causal, Pattern, Prefix, SlidingWindow
 from titanlab.architectures.attention.layer import MultiHeadAttention
 from titanlab.architectures.attention.rotary import rotate
-from titanlab.architectures.attention.selection import BACKENDS, select
+from titanlab.architectures.attention.sdpa import SdpaBackend
 from titanlab.architectures.attention.streaming import CausalAttention, SegmentAttention, WindowAttention
 from titanlab.platform.errors import ConfigError
 
@@ -32,64 +32,70 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
 
 
-def visible(pattern: Pattern, time: int, total: int) -> Tensor:
-    """The mask [time, total] that a pattern stands for, written from its definition one pair at a time."""
-    if isinstance(pattern, Explicit):
-        return pattern.mask
-    mask = torch.zeros(time, total, dtype=torch.bool)
+def visible(pattern: Pattern, time: int, keys: int) -> Tensor:
+    """The mask [time, keys] that a pattern stands for, written from its definition one pair at a time."""
+    mask = torch.zeros(time, keys, dtype=torch.bool)
+    tokens = keys // pattern.keys_per_token
     for i in range(time):
-        own = total - time + i
-        for j in range(total):
-            if isinstance(pattern, Causal):
-                mask[i, j] = j <= own
-            else:
-                mask[i, j] = j < pattern.prefix or own - pattern.window < j <= own
+        own = tokens - time + i
+        for j in range(keys):
+            token = j // pattern.keys_per_token
+            mask[i, j] = token <= own and (isinstance(pattern, Causal) or own - pattern.window < token)
     return mask
 
 
-def masked_softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
-    scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~mask, -math.inf)
-    return scores.softmax(-1) @ v
+def masked_softmax(call: Call) -> Tensor:
+    """One softmax over the prefix's scores, which queries of their own make, and those that the pattern leaves."""
+    mask = visible(call.pattern, call.q.shape[2], call.k.shape[2])
+    scores, values = (call.q @ call.k.mT * call.scale).masked_fill(~mask, -math.inf), call.v
+    if call.prefix is not None:
+        scores = torch.cat([call.prefix.queries @ call.prefix.keys.mT * call.scale, scores], -1)
+        values = torch.cat([call.prefix.values, values], 2)
+    return scores.softmax(-1) @ values
+
+
+def call_for(pattern: Pattern, prefix: int, time: int, past: int) -> tuple[Call, list[Tensor]]:
+    """Random inputs, and these as leaves that want gradients."""
+    keys = (past + time) * pattern.keys_per_token
+    sizes = [time, keys, keys, *([time, prefix, prefix] if prefix else [])]
+    leaves = [randn(2, 3, size, 8, seed=seed).requires_grad_() for seed, size in enumerate(sizes)]
+    return Call(*leaves[:3], pattern, 0.3, Prefix(*leaves[3:]) if prefix else None), leaves
 
 
 WINDOWS = [
-    (SlidingWindow(window, prefix), time, past)
+    (SlidingWindow(window), prefix, time, past)
     for window in (1, 2, 5, 8)
     for prefix in (0, 3)
     for time in (1, 4, 5, 13, 23)
     for past in (0, window - 1, window + 2)
 ]
-CAUSAL = [(Causal(), time, past) for time in (1, 7) for past in (0, 1, 9)]
+CAUSAL = [
+    (Causal(keys_per_token), prefix, time, past)
+    for keys_per_token in (1, 2)
+    for prefix in (0, 3)
+    for time in (1, 7)
+    for past in (0, 1, 9)
+]
 
 
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: type(backend).__name__)
-@pytest.mark.parametrize(("pattern", "time", "past"), [*CAUSAL, *WINDOWS], ids=str)
-def test_a_backend_equals_masked_softmax(backend, pattern, time, past) -> None:
-    total = getattr(pattern, "prefix", 0) + past + time
-    q, k, v = randn(2, 3, time, 8), randn(2, 3, total, 8, seed=1), randn(2, 3, total, 8, seed=2)
-    inputs = [x.requires_grad_() for x in (q, k, v)]
-    expected = masked_softmax(q, k, v, visible(pattern, time, total), 0.3)
-    actual = backend.attend(q, k, v, pattern, 0.3)
+@pytest.mark.parametrize(("pattern", "prefix", "time", "past"), [*CAUSAL, *WINDOWS], ids=str)
+def test_torch_attention_equals_masked_softmax(pattern, prefix, time, past) -> None:
+    call, leaves = call_for(pattern, prefix, time, past)
+    actual, expected = SdpaBackend().attend(call), masked_softmax(call)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
-    upstream = randn(*expected.shape, seed=3)
-    gradients = (torch.autograd.grad(y, inputs, upstream) for y in (actual, expected))
+    upstream = randn(*expected.shape, seed=9)
+    gradients = (torch.autograd.grad(y, leaves, upstream) for y in (actual, expected))
     for actual_grad, expected_grad in zip(*gradients, strict=True):
         torch.testing.assert_close(actual_grad, expected_grad, rtol=0, atol=1e-12)
 
 
-def test_a_causal_call_after_a_cache_is_right_across_blocks_of_queries() -> None:
-    q, k, v = randn(1, 1, 1100, 4), randn(1, 1, 1107, 4, seed=1), randn(1, 1, 1107, 4, seed=2)
-    mask = torch.ones(1100, 1107, dtype=torch.bool).tril(7)
-    actual = select(q, Causal()).attend(q, k, v, Causal(), 0.5)
-    torch.testing.assert_close(actual, masked_softmax(q, k, v, mask, 0.5), rtol=0, atol=1e-12)
-
-
-def test_an_explicit_mask_is_followed() -> None:
-    q, k, v = randn(2, 1, 4, 8), randn(2, 1, 6, 8, seed=1), randn(2, 1, 6, 8, seed=2)
-    mask = torch.eye(4, 6, dtype=torch.bool) | torch.eye(4, 6, dtype=torch.bool).roll(2, 1)
-    pattern = Explicit(mask)
-    actual = select(q, pattern).attend(q, k, v, pattern, 1.0)
-    torch.testing.assert_close(actual, masked_softmax(q, k, v, mask, 1.0), rtol=0, atol=1e-12)
+@pytest.mark.parametrize("keys_per_token", [1, 2])
+def test_a_causal_call_after_a_cache_is_right_across_blocks_of_queries(keys_per_token: int) -> None:
+    q, k, v = randn(1, 1, 1100, 4), *(randn(1, 1, 1107 * keys_per_token, 4, seed=seed) for seed in (1, 2))
+    mask = torch.ones(1100, 1107, dtype=torch.bool).tril(7).repeat_interleave(keys_per_token, 1)
+    expected = (q @ k.mT * 0.5).masked_fill(~mask, -math.inf).softmax(-1) @ v
+    actual = SdpaBackend().attend(Call(q, k, v, Causal(keys_per_token), 0.5))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 class LargestTensor(TorchDispatchMode):

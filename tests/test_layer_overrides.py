@@ -55,7 +55,8 @@ def test_a_pattern_repeats_until_the_layers_are_filled() -> None:
 def test_what_a_pattern_leaves_out_is_the_models_own() -> None:
     first, *_, last = model(pattern=SEVEN_TO_ONE).stack()
     assert first.architecture == model().architecture
-    assert last == Block(last.architecture, model().memory) and last.architecture.settings() == TRANSFORMER
+    assert last == Block(last.architecture, model().memory)
+    assert last.architecture.settings() == {**TRANSFORMER, "attention": "auto"}
 
 
 def test_minimax_01_is_ten_times_seven_and_one() -> None:

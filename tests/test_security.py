@@ -192,6 +192,7 @@ def test_no_registry_takes_the_path_of_code(path: str, tmp_path: Path, monkeypat
 
 
 RUNS_CODE = {
+    ("architectures/attention/flash_kernels.py", "import_module"),
     ("platform/plugins.py", "exec"), ("platform/plugins.py", "compile"), ("platform/plugins.py", "import_module"),
     ("platform/registry.py", "import_module"), ("platform/registry.py", "load"),
     ("platform/tracking/client.py", "import_module"), ("src/titanlab/__init__.py", "import_module"),

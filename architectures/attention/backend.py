@@ -1,65 +1,110 @@
 """The one interface through which every layer attends; a faster kernel joins by implementing `AttentionBackend`.
 
 Who sees whom is said by a small value, not by a mask, so that a kernel that knows the pattern never builds one. In
-every pattern the queries are the last t tokens of the keys (after a prefix), as in decoding with a cache.
+every pattern the queries are the last t tokens of the keys, as in decoding with a cache.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 Queries: TypeAlias = Float[Tensor, "b h t d"]
-Keys: TypeAlias = Float[Tensor, "b h s d"]  # s >= t: prefix, cached tokens, then the t new ones; values alike
+Keys: TypeAlias = Float[Tensor, "b h s d"]  # s >= t: cached tokens, then the t new ones; values alike
+
+AttentionName: TypeAlias = Literal["auto", "sdpa", "flex", "flash"]
+"""What the setting `attention` of an architecture may be."""
 
 
 @dataclass(frozen=True)
 class Causal:
-    """Query i of t sees the keys 0 .. s - t + i: itself and everything before it, a prefix included."""
+    """Query i of t sees every key of the tokens up to its own.
+
+    Args:
+        keys_per_token: successive keys that stand at one token, >= 1: s is a multiple of it.
+    """
+
+    keys_per_token: int = 1
 
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """Query i of t sees the first `prefix` keys, itself and the `window` - 1 tokens before it.
+    """Query i of t sees itself and the `window` - 1 tokens before it.
 
     Args:
         window: tokens a query sees, its own included, >= 1.
-        prefix: keys at the start that every query sees (persistent tokens), >= 0.
     """
 
     window: int
-    prefix: int = 0
+    keys_per_token: ClassVar[int] = 1
+
+
+Pattern: TypeAlias = Causal | SlidingWindow
+
+
+class Prefix(NamedTuple):
+    """Persistent tokens, which every query sees whatever the pattern says.
+
+    They stand at no position, so the queries that meet them are those before rotation.
+    """
+
+    queries: Queries
+    keys: Float[Tensor, "b h p d"]
+    values: Float[Tensor, "b h p d"]
 
 
 @dataclass(frozen=True, eq=False)
-class Explicit:
-    """Query i sees the keys where row i of `mask` [t, s] is True; every row has one, or its softmax would be 0 / 0."""
+class Call:
+    """What a backend is given: one softmax over the prefix's keys and those that the pattern lets a query see.
 
-    mask: Bool[Tensor, "t s"]
+    Args:
+        q: queries [b, h, t, d], t >= 1.
+        k: keys [b, h, s, d].
+        v: values [b, h, s, d].
+        pattern: which of the keys a query sees.
+        scale: what the scores are multiplied with before the softmax.
+        prefix: persistent tokens [b, h, p, d], p >= 1, or None.
+    """
 
+    q: Queries
+    k: Keys
+    v: Keys
+    pattern: Pattern
+    scale: float
+    prefix: Prefix | None = None
 
-Pattern: TypeAlias = Causal | SlidingWindow | Explicit
+    @property
+    def past(self) -> int:
+        """Tokens among the keys that come before the first query's."""
+        return self.k.shape[2] // self.pattern.keys_per_token - self.q.shape[2]
+
+    @property
+    def is_one_kernel(self) -> bool:
+        """Whether a kernel that knows causal masks and windows computes it all at once."""
+        return self.prefix is None and self.pattern.keys_per_token == 1
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether a backward pass may follow."""
+        return torch.is_grad_enabled() and any(x.requires_grad for x in (self.q, self.k, self.v))
 
 
 class AttentionBackend(ABC):
-    """softmax(scale * q k^T) v over the keys that a pattern lets each query see (arXiv 1706.03762, eq. 1)."""
+    """softmax(scale * q k^T) v over the keys that each query sees (arXiv 1706.03762, eq. 1)."""
 
     @abstractmethod
-    def supports(self, q: Queries, pattern: Pattern) -> bool:
-        """Whether this backend can take queries of this device, type and head dimension under this pattern."""
+    def obstacle(self, call: Call) -> str:
+        """Why this backend cannot take the call, in words that follow a colon, and what to do; empty if it can."""
 
     @abstractmethod
-    def attend(self, q: Queries, k: Keys, v: Keys, pattern: Pattern, scale: float) -> Queries:
-        """The attention's output [b, h, t, d].
+    def is_preferred(self, call: Call) -> bool:
+        """Whether `auto` takes it where nothing stands in the way: it was checked on such a device, and is faster."""
 
-        Args:
-            q: queries [b, h, t, d], t >= 1.
-            k: keys [b, h, s, d], s >= t.
-            v: values [b, h, s, d].
-            pattern: which keys a query sees.
-            scale: what the scores are multiplied with before the softmax.
-        """
+    @abstractmethod
+    def attend(self, call: Call) -> Queries:
+        """The attention's output [b, h, t, d]."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from titanlab.architectures.attention.backend import Keys, Pattern, Queries
-from titanlab.architectures.attention.rotary import rotate
+from titanlab.architectures.attention.backend import AttentionName, Call, Keys, Pattern, Prefix, Queries
+from titanlab.architectures.attention.rotary import rotation, turned
 from titanlab.architectures.attention.selection import select
 from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.tensors import Hidden
@@ -26,6 +25,8 @@ class KeyValues(NamedTuple):
 
     def followed_by(self, other: KeyValues) -> KeyValues:
         """These tokens, then the other ones, in the type of the other ones."""
+        if self.keys.shape[2] == 0:
+            return other
         pairs = zip(self, other, strict=True)
         return KeyValues(*(torch.cat([mine.to(theirs.dtype), theirs], 2) for mine, theirs in pairs))
 
@@ -41,15 +42,16 @@ class MultiHeadAttention(nn.Module):
     Args:
         dim: width of the input and output.
         heads: number of heads; divides dim into heads of an even size.
+        attention: which backend attends (see `select`).
 
     Raises:
         ConfigError: the heads do not fit.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, *, attention: AttentionName = "auto") -> None:
         super().__init__()
         _check_heads(dim, heads)
-        self.heads = heads
+        self.heads, self.attention = heads, attention
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
@@ -65,48 +67,31 @@ class MultiHeadAttention(nn.Module):
         keys, values = self.key_value(context).chunk(2, -1)
         return KeyValues(self._split(keys), self._split(values))
 
-    def forward(self, x: Hidden, seen: KeyValues, prefix: Hidden, pattern: Pattern, keys_per_token: int = 1) -> Hidden:
+    def forward(self, x: Hidden, seen: KeyValues, prefix: Hidden, pattern: Pattern) -> Hidden:
         """Attends from x [b, t, dim].
 
         Args:
             x: the newest t tokens.
             seen: keys and values of the cached tokens, then the newest ones.
             prefix: persistent tokens [b, p, dim], p >= 0: no position, and seen by every token.
-            pattern: who sees whom among the keys [prefix | seen].
-            keys_per_token: successive keys of `seen` that stand at one position.
+            pattern: who sees whom among the keys of `seen`; its keys_per_token successive ones stand at one position.
 
         Returns:
             [b, t, dim]
+
+        Raises:
+            ConfigError: the backend that the setting names cannot attend to this.
         """
-        q, count = self._split(self.query(x)), seen.keys.shape[2]
-        positions = torch.arange(count, device=x.device) // keys_per_token
-        rotated_q = rotate(q, torch.arange(count // keys_per_token, device=x.device)[-x.shape[1] :])
-        k, v, scale = rotate(seen.keys, positions), seen.values, q.shape[-1] ** -0.5
-        if prefix.shape[1]:
-            rotated_q, k, v = _with_prefix(q, rotated_q, KeyValues(k, v), self.project(prefix))
-        y = select(rotated_q, pattern).attend(rotated_q, k, v, pattern, scale)
-        return self.out(y[..., : q.shape[-1]].transpose(1, 2).flatten(2))
+        q, time = self._split(self.query(x)), x.shape[1]
+        tokens = torch.arange(seen.keys.shape[2] // pattern.keys_per_token, device=x.device)
+        turns = rotation(tokens, q.shape[-1], q.dtype)
+        k = turned(seen.keys, turns.repeat_interleave(pattern.keys_per_token, 1))
+        always = Prefix(q, *self.project(prefix)) if prefix.shape[1] else None
+        call = Call(turned(q, turns[:, -time:]), k, seen.values, pattern, q.shape[-1] ** -0.5, always)
+        return self.out(select(self.attention, call).attend(call).transpose(1, 2).flatten(2))
 
     def _split(self, x: Hidden) -> Queries:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-def _with_prefix(q: Queries, rotated_q: Queries, seen: KeyValues, prefix: KeyValues) -> tuple[Queries, Keys, Keys]:
-    """Puts persistent keys before the others so that one call of any backend attends to both.
-
-    A persistent token has no position, so its score is q k_p with the query as it was before rotation. The scores are
-    computed here and enter as extra dimensions of the head: the query carries its p scores, persistent key number r
-    the unit vector r, every other key zeros. Values are widened by zeros, for kernels want one width.
-    """
-    count = prefix.keys.shape[2]
-    extra = -(-count // 8) * 8  # fused kernels want a head dimension divisible by 8
-    scores = q @ prefix.keys.transpose(-1, -2)
-    units = torch.eye(count, extra, dtype=q.dtype, device=q.device).expand(*q.shape[:2], -1, -1)
-    queries = torch.cat([rotated_q, F.pad(scores, (0, extra - count))], -1)
-    prefix_keys = torch.cat([torch.zeros_like(prefix.keys), units], -1)
-    keys = torch.cat([prefix_keys, F.pad(seen.keys, (0, extra))], 2)
-    values = F.pad(torch.cat([prefix.values, seen.values], 2), (0, extra))
-    return queries, keys, values
 
 
 def _check_heads(dim: int, heads: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from titanlab.architectures.attention.backend import Queries
+from titanlab.platform.fusion import fusible
 from titanlab.platform.tensors import at_least_float32
 
 BASE = 10_000.0
@@ -21,10 +23,21 @@ def rotate(x: Queries, positions: Tensor) -> Queries:
         x: queries or keys [b, h, t, d], d even.
         positions: [t] integers; the angles are taken in float64, exact for any length met in practice.
     """
-    half = x.shape[-1] // 2
-    exponents = torch.arange(half, dtype=torch.float64, device=x.device) / half
+    return turned(x, rotation(positions, x.shape[-1], x.dtype))
+
+
+@fusible
+def rotation(positions: Tensor, dim: int, dtype: torch.dtype) -> Float[Tensor, "2 t d"]:
+    """The angles' cosines and sines at positions [t], in float32 or better, for heads of `dim` and type `dtype`."""
+    half = dim // 2
+    exponents = torch.arange(half, dtype=torch.float64, device=positions.device) / half
     angles = positions.to(torch.float64)[:, None] * BASE**-exponents
-    wide = at_least_float32(x.dtype)
-    cos, sin = angles.cos().to(wide), angles.sin().to(wide)
-    first, second = x.to(wide).split(half, -1)
+    return torch.stack([angles.cos(), angles.sin()]).to(at_least_float32(dtype))
+
+
+@fusible
+def turned(x: Queries, rotation: Float[Tensor, "2 t d"]) -> Queries:
+    """x [b, h, t, d] turned by the angles of its t tokens."""
+    cos, sin = rotation
+    first, second = x.to(rotation.dtype).chunk(2, -1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1).to(x.dtype)

@@ -6,15 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titanlab.architectures.attention.backend import (
-    AttentionBackend,
-    Causal,
-    Explicit,
-    Keys,
-    Pattern,
-    Queries,
-    SlidingWindow,
-)
+from titanlab.architectures.attention.backend import AttentionBackend, Call, Causal, Keys, Prefix, Queries
 
 MASKED_QUERIES = 512  # queries of a causal call that share one mask: bounds it when a long piece follows a cache
 
@@ -22,29 +14,53 @@ MASKED_QUERIES = 512  # queries of a causal call that share one mask: bounds it 
 class SdpaBackend(AttentionBackend):
     """torch's fused kernels. No mask is larger than a block of queries against what that block may see."""
 
-    def supports(self, q: Queries, pattern: Pattern) -> bool:
+    def obstacle(self, call: Call) -> str:
+        return ""
+
+    def is_preferred(self, call: Call) -> bool:
         return True
 
-    def attend(self, q: Queries, k: Keys, v: Keys, pattern: Pattern, scale: float) -> Queries:
-        match pattern:
-            case Causal():
-                return _causal(q, k, v, scale)
-            case SlidingWindow(window, prefix):
-                return _sliding_window(q, k, v, window, prefix, scale)
-            case Explicit(mask):
-                return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    def attend(self, call: Call) -> Queries:
+        q, k, v = (call.q, call.k, call.v) if call.prefix is None else _widened(call, call.prefix)
+        prefix = 0 if call.prefix is None else call.prefix.keys.shape[2]
+        if isinstance(call.pattern, Causal):
+            y = _causal(q, k, v, call.pattern.keys_per_token, prefix, call.scale)
+        else:
+            y = _sliding_window(q, k, v, call.pattern.window, prefix, call.scale)
+        return y[..., : call.q.shape[3]]
 
 
-def _causal(q: Queries, k: Keys, v: Keys, scale: float) -> Queries:
-    time, past = q.shape[2], k.shape[2] - q.shape[2]
-    if past == 0 or time == 1:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=past == 0, scale=scale)
+def _widened(call: Call, prefix: Prefix) -> tuple[Queries, Keys, Keys]:
+    """Puts the prefix before the other keys, so that one call of a fused kernel attends to both.
+
+    Its scores, of queries before rotation, are computed here and enter as extra dimensions of the head: the query
+    carries its p scores, prefix key number r the unit vector r, every other key zeros. Values are widened by zeros,
+    for kernels want one width.
+    """
+    q, count = call.q, prefix.keys.shape[2]
+    extra = -(-count // 8) * 8  # fused kernels want a head dimension divisible by 8
+    scores = prefix.queries @ prefix.keys.transpose(-1, -2)
+    units = torch.eye(count, extra, dtype=q.dtype, device=q.device).expand(*q.shape[:2], -1, -1)
+    queries = torch.cat([q, F.pad(scores, (0, extra - count))], -1)
+    keys = torch.cat([torch.cat([torch.zeros_like(prefix.keys), units], -1), F.pad(call.k, (0, extra))], 2)
+    return queries, keys, F.pad(torch.cat([prefix.values, call.v], 2), (0, extra))
+
+
+def _causal(q: Queries, k: Keys, v: Keys, keys_per_token: int, prefix: int, scale: float) -> Queries:
+    time = q.shape[2]
+    past = (k.shape[2] - prefix) // keys_per_token - time
+    if time == 1 or (keys_per_token == 1 and past + prefix == 0):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=time > 1, scale=scale)
+    seen = prefix + keys_per_token * torch.arange(past + 1, past + time + 1, device=q.device)  # keys, of each query
     blocks = []
     for start in range(0, time, MASKED_QUERIES):
         end = min(start + MASKED_QUERIES, time)
-        mask = _ones(end - start, past + end, q).tril(past + start)
-        seen = (k[:, :, : past + end], v[:, :, : past + end])
-        blocks.append(F.scaled_dot_product_attention(q[:, :, start:end], *seen, attn_mask=mask, scale=scale))
+        keys = prefix + keys_per_token * (past + end)
+        mask = torch.arange(keys, device=q.device) < seen[start:end, None]
+        block = F.scaled_dot_product_attention(
+            q[:, :, start:end], k[:, :, :keys], v[:, :, :keys], attn_mask=mask, scale=scale
+        )
+        blocks.append(block)
     return torch.cat(blocks, 2)
 
 
@@ -58,7 +74,10 @@ def _sliding_window(q: Queries, k: Keys, v: Keys, window: int, prefix: int, scal
     mask = _ones(first, past + first, q).tril(past).triu(past - window + 1)
     mask = torch.cat([_ones(first, prefix, q), mask], 1)
     head_k, head_v = (torch.cat([p, x[:, :, : past + first]], 2) for p, x in ((prefix_k, k), (prefix_v, v)))
-    head = F.scaled_dot_product_attention(q[:, :, :first], head_k, head_v, attn_mask=mask, scale=scale)
+    everything = q.shape[2] == 1  # a token alone sees all that is left: no mask, and so the fastest kernels
+    head = F.scaled_dot_product_attention(
+        q[:, :, :first], head_k, head_v, attn_mask=None if everything else mask, scale=scale
+    )
     if q.shape[2] == first:
         return head
     tail = _blocks(q[:, :, window:], k[:, :, past:], v[:, :, past:], (prefix_k, prefix_v), scale)

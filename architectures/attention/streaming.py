@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from titanlab.architectures.attention.backend import Causal, Explicit, SlidingWindow
+from titanlab.architectures.attention.backend import AttentionName, Causal, SlidingWindow
 from titanlab.architectures.attention.layer import KeyValues, MultiHeadAttention
 from titanlab.platform.tensors import Hidden
 
@@ -13,9 +13,9 @@ from titanlab.platform.tensors import Hidden
 class CausalAttention(nn.Module):
     """Every token sees itself and all tokens before it; the cache grows with the sequence."""
 
-    def __init__(self, dim: int, *, heads: int) -> None:
+    def __init__(self, dim: int, *, heads: int, attention: AttentionName = "auto") -> None:
         super().__init__()
-        self.heads = MultiHeadAttention(dim, heads)
+        self.heads = MultiHeadAttention(dim, heads, attention=attention)
 
     def initial_state(self, batch: int) -> KeyValues:
         """The cache before the first token."""
@@ -30,9 +30,9 @@ class CausalAttention(nn.Module):
 class WindowAttention(nn.Module):
     """Every token sees the persistent tokens, itself and the `window` - 1 tokens before it; these are the cache."""
 
-    def __init__(self, dim: int, *, heads: int, window: int) -> None:
+    def __init__(self, dim: int, *, heads: int, window: int, attention: AttentionName = "auto") -> None:
         super().__init__()
-        self.heads, self.window = MultiHeadAttention(dim, heads), window
+        self.heads, self.window = MultiHeadAttention(dim, heads, attention=attention), window
 
     def initial_state(self, batch: int) -> KeyValues:
         """The cache before the first token."""
@@ -41,8 +41,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Hidden, prefix: Hidden, state: KeyValues) -> tuple[Hidden, KeyValues]:
         """Attends within x [b, t, dim], to the cached tokens and to the persistent ones, prefix [b, p, dim], p >= 0."""
         seen = state.followed_by(self.heads.project(x))
-        pattern = SlidingWindow(self.window, prefix.shape[1])
-        return self.heads(x, seen, prefix, pattern), seen.last(self.window - 1)
+        return self.heads(x, seen, prefix, SlidingWindow(self.window)), seen.last(self.window - 1)
 
 
 class SegmentAttention(nn.Module):
@@ -51,9 +50,9 @@ class SegmentAttention(nn.Module):
     The two stand at the same position j. The cache holds the segment so far and is emptied by the caller at its end.
     """
 
-    def __init__(self, dim: int, *, heads: int) -> None:
+    def __init__(self, dim: int, *, heads: int, attention: AttentionName = "auto") -> None:
         super().__init__()
-        self.heads = MultiHeadAttention(dim, heads)
+        self.heads = MultiHeadAttention(dim, heads, attention=attention)
 
     def initial_state(self, batch: int) -> KeyValues:
         """The cache at a segment's start."""
@@ -75,7 +74,4 @@ class SegmentAttention(nn.Module):
         """
         pairs = torch.stack([retrieved, x], 2).flatten(1, 2)  # h_0 x_0 h_1 x_1 ...
         seen = state.followed_by(self.heads.project(pairs))
-        past, time, persistent = self.length(state), x.shape[1], prefix.shape[1]
-        visible = persistent + 2 * torch.arange(past + 1, past + time + 1, device=x.device)
-        mask = torch.arange(persistent + seen.keys.shape[2], device=x.device) < visible[:, None]
-        return self.heads(x, seen, prefix, Explicit(mask), keys_per_token=2), seen
+        return self.heads(x, seen, prefix, Causal(keys_per_token=2)), seen

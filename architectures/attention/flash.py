@@ -1,0 +1,78 @@
+"""Attention by the flash-attn package's kernels."""
+
+from __future__ import annotations
+
+import torch
+
+from titanlab.architectures.attention.backend import AttentionBackend, Call, Causal, Queries, SlidingWindow
+from titanlab.architectures.attention.flash_kernels import FlashKernel, capability, kernel_for
+from titanlab.architectures.attention.merging import Part, merged
+
+HEAD_DIM = 256
+LEAST_TIME = 512
+"""Queries from which `auto` takes it: fewer are not worth compiling its kernels, once a process, for a head's size."""
+
+
+class FlashBackend(AttentionBackend):
+    """flash-attn 4 (`flash_attn.cute`) from Hopper on, else flash-attn 2; bfloat16 and float16.
+
+    Its kernels know causal masks and windows. What is more is computed in parts and merged, which is exact: a prefix
+    is a part of its own, for queries before rotation, and where keys_per_token keys stand at each token, the first of
+    each, the second, ... are a causal part each, all in one call with as many times the heads.
+    """
+
+    def obstacle(self, call: Call) -> str:
+        q = call.q
+        if not q.is_cuda:
+            return f"flash-attn needs a CUDA device, and the tensors are on {q.device.type}"
+        if q.dtype not in (torch.bfloat16, torch.float16):
+            return f"flash-attn takes bfloat16 and float16, not {q.dtype}; set train.precision to bfloat16"
+        if q.shape[3] > HEAD_DIM or q.shape[3] % 8:
+            return f"flash-attn takes heads of a multiple of 8 up to {HEAD_DIM}, not of {q.shape[3]}; change heads"
+        kernel = kernel_for(capability(q.device))
+        if isinstance(kernel, str):
+            return kernel
+        if call.needs_gradients and not call.is_one_kernel and not kernel.log_sum_has_gradient:
+            return (
+                f"{kernel.name} cannot be trained with persistent tokens or in mac; install flash-attn 4, or set flex"
+            )
+        return ""
+
+    def is_preferred(self, call: Call) -> bool:
+        if not call.q.is_cuda or call.q.shape[2] < LEAST_TIME:
+            return False
+        kernel = kernel_for(capability(call.q.device))
+        return isinstance(kernel, FlashKernel) and capability(call.q.device) in kernel.checked
+
+    def attend(self, call: Call) -> Queries:
+        kernel = kernel_for(capability(call.q.device))
+        if isinstance(kernel, str):
+            raise RuntimeError(kernel)
+        if call.is_one_kernel:
+            return _attend(kernel, call).out
+        parts = _streams(kernel, call) if call.pattern.keys_per_token > 1 else [_attend(kernel, call)]
+        if call.prefix is not None:
+            queries, keys, values = (x.transpose(1, 2) for x in call.prefix)
+            out, log_sum = kernel.attend(queries, keys, values, call.scale, causal=False)
+            parts.append(Part(out.transpose(1, 2), log_sum))
+        return merged(parts)
+
+
+def _attend(kernel: FlashKernel, call: Call) -> Part:
+    """The pattern's part where one key stands at each token."""
+    window = call.pattern.window if isinstance(call.pattern, SlidingWindow) else None
+    q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
+    out, log_sum = kernel.attend(q, k, v, call.scale, causal=True, window=window)
+    return Part(out.transpose(1, 2), log_sum)
+
+
+def _streams(kernel: FlashKernel, call: Call) -> list[Part]:
+    """The parts of the first, second, ... key of each token: as many heads more, in one call."""
+    assert isinstance(call.pattern, Causal)
+    count = call.pattern.keys_per_token
+    q = torch.cat([call.q.transpose(1, 2)] * count, 2)
+    # [b, h, t count, d] -> [b, t, count h, d]
+    k, v = (x.unflatten(2, (-1, count)).permute(0, 2, 3, 1, 4).flatten(2, 3) for x in (call.k, call.v))
+    out, log_sum = kernel.attend(q, k, v, call.scale, causal=True)
+    parts = zip(out.transpose(1, 2).chunk(count, 1), log_sum.chunk(count, 1), strict=True)
+    return [Part(*part) for part in parts]

@@ -1,0 +1,134 @@
+"""The two generations of the flash-attn package behind one interface, and which of them is installed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TimeFirst: TypeAlias = Float[Tensor, "b t h d"]
+LogSum: TypeAlias = Float[Tensor, "b h t"]
+
+INSTALL_4 = "pip install 'flash-attn-4>=4.0.0b36' 'nvidia-cutlass-dsl[cu13]'"
+INSTALL_2 = "pip install flash-attn --no-build-isolation"
+
+
+class FlashKernel(ABC):
+    """softmax(scale * q k^T) v with its log-sum-exp; the mask is aligned to the last query and the last key."""
+
+    name: str
+    log_sum_has_gradient: bool
+    """Whether a gradient of the log-sum-exp reaches queries and keys; if not, it is lost without a word."""
+    checked: tuple[tuple[int, int], ...]
+    """Compute capabilities of the GPUs that its numbers were checked on."""
+
+    @abstractmethod
+    def attend(
+        self, q: TimeFirst, k: TimeFirst, v: TimeFirst, scale: float, *, causal: bool, window: int | None = None
+    ) -> tuple[TimeFirst, LogSum]:
+        """Output [b, t, h, d] and log-sum-exp [b, h, t] in float32.
+
+        Args:
+            q: queries [b, t, h, d].
+            k: keys [b, s, h, d].
+            v: values [b, s, h, d].
+            scale: what the scores are multiplied with.
+            causal: whether a query sees keys up to its own only, or else all.
+            window: tokens a query sees, its own included; None: all.
+        """
+
+
+class FlashAttention4(FlashKernel):
+    """`flash_attn.cute.flash_attn_func` of the package flash-attn-4: Hopper and Blackwell."""
+
+    name = "flash-attn 4"
+    log_sum_has_gradient = True
+    checked = ((9, 0),)
+
+    def __init__(self, module: ModuleType) -> None:
+        # Its kernels are built by a compiler of their own, whose calls torch.compile cannot follow.
+        self._function: Callable[..., Any] = torch.compiler.disable(module.flash_attn_func)
+
+    def attend(
+        self, q: TimeFirst, k: TimeFirst, v: TimeFirst, scale: float, *, causal: bool, window: int | None = None
+    ) -> tuple[TimeFirst, LogSum]:
+        span = (None, None) if window is None else (window - 1, 0)
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        out, log_sum = self._function(
+            q, k, v, softmax_scale=scale, causal=causal, window_size=span, deterministic=deterministic, return_lse=True
+        )
+        return out, log_sum
+
+
+class FlashAttention2(FlashKernel):
+    """`flash_attn.flash_attn_func` of the package flash-attn: from Ampere on. Its backward pass ignores the gradient of
+    the log-sum-exp."""
+
+    name = "flash-attn 2"
+    log_sum_has_gradient = False
+    checked = ()
+
+    def __init__(self, module: ModuleType) -> None:
+        self._function: Callable[..., Any] = module.flash_attn_func
+
+    def attend(
+        self, q: TimeFirst, k: TimeFirst, v: TimeFirst, scale: float, *, causal: bool, window: int | None = None
+    ) -> tuple[TimeFirst, LogSum]:
+        out, log_sum, _ = self._function(
+            q,
+            k,
+            v,
+            softmax_scale=scale,
+            causal=causal,
+            window_size=(-1, -1) if window is None else (window - 1, 0),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+            return_attn_probs=True,
+        )
+        return out, log_sum
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of a CUDA device."""
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def kernel_for(device: tuple[int, int]) -> FlashKernel | str:
+    """The best installed kernel for a compute capability, or why there is none and how to install one."""
+    if device < (8, 0):
+        return (
+            f"flash-attn needs a GPU of compute capability 8.0 (Ampere) or more, this one has {device[0]}.{device[1]}"
+        )
+    broken = []
+    for module, kernel, least, package in (
+        ("flash_attn.cute", FlashAttention4, (9, 0), "flash-attn-4"),
+        ("flash_attn", FlashAttention2, (8, 0), "flash-attn"),
+    ):
+        if device < least:
+            continue
+        try:
+            return kernel(_with_function(module))
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "flash_attn":
+                broken.append(f"{package} is installed, but needs {error.name}, which is not")
+        except Exception as error:  # a library that does not load raises what it likes; the reason is told
+            reason = (str(error).splitlines() or [""])[0]
+            broken.append(f"{package} is installed, but does not import ({type(error).__name__}: {reason})")
+    install = f"{INSTALL_4} for Hopper and later, or {INSTALL_2}" if device >= (9, 0) else INSTALL_2
+    return f"{'; '.join(broken) or 'flash-attn is not installed'}; to install it: {install}"
+
+
+def _with_function(name: str) -> ModuleType:
+    """A module that has `flash_attn_func`: without flash-attn 2, flash-attn 4 leaves `flash_attn` an empty package."""
+    module = import_module(name)
+    if "flash_attn_func" not in vars(module):
+        raise ModuleNotFoundError(f"{name} has no flash_attn_func", name=name)
+    return module

@@ -1,0 +1,305 @@
+"""flash-attn and FlexAttention: equal to torch's attention in every pattern, and refused with a reason elsewhere.
+
+On a CPU flash-attn's functions are stood in for by float64 forms with their signatures, and FlexAttention runs
+uncompiled; test_attention_on_gpu compares the kernels themselves.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import flex_attention as torch_flex
+
+from titanlab.architectures.attention import flash, flash_kernels, flex
+from titanlab.architectures.attention.backend import Call, Causal, Pattern, Prefix, SlidingWindow
+from titanlab.architectures.attention.flash import FlashBackend
+from titanlab.architectures.attention.flash_kernels import FlashAttention2, FlashAttention4, kernel_for
+from titanlab.architectures.attention.flex import FlexBackend, block_mask
+from titanlab.architectures.attention.sdpa import SdpaBackend
+from titanlab.architectures.attention.selection import BACKENDS, select
+from titanlab.platform.architecture import ARCHITECTURES
+from titanlab.platform.errors import ConfigError
+from titanlab.platform.model import Model, ModelConfig, build_model
+
+ATTENDING = ("mac", "mag", "mal", "sliding_window", "transformer")
+CALLS = [
+    (pattern, prefix, time, past)
+    for pattern in (Causal(), Causal(2), SlidingWindow(1), SlidingWindow(5))
+    for prefix in (0, 3)
+    for time, past in ((1, 0), (1, 4), (13, 0), (13, 4))
+]
+
+
+def call_for(
+    pattern: Pattern, prefix: int, time: int, past: int, dim: int = 8, **kind: Any
+) -> tuple[Call, list[Tensor]]:
+    """Random inputs, and these as leaves that want gradients."""
+    keys = (past + time) * pattern.keys_per_token
+    sizes = [time, keys, keys, *([time, prefix, prefix] if prefix else [])]
+    make = torch.Generator().manual_seed(0)
+    kind = kind or {"dtype": torch.float64}
+    leaves = [torch.randn(2, 3, size, dim, generator=make).to(**kind).requires_grad_() for size in sizes]
+    return Call(*leaves[:3], pattern, dim**-0.5, Prefix(*leaves[3:]) if prefix else None), leaves
+
+
+def outputs(backend: Any, call: Call, leaves: list[Tensor]) -> list[Tensor]:
+    """What a backend answers, and its gradients."""
+    y = backend.attend(call)
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    return [y.detach(), *torch.autograd.grad(y, leaves, upstream)]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, left: int, right: int) -> tuple[Tensor, Tensor]:
+    """What flash-attn promises, for [b, t, h, d]: the last query stands at the last key; -1 sets no limit."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    distance = torch.arange(k.shape[2]) - torch.arange(k.shape[2] - q.shape[2], k.shape[2])[:, None]
+    hidden = torch.zeros_like(distance, dtype=torch.bool)
+    hidden |= (distance > 0) & causal
+    hidden |= (distance < -left) & (left >= 0)
+    hidden |= (distance > right) & (right >= 0)
+    scores = (q @ k.mT * scale).masked_fill(hidden, -math.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2), scores.logsumexp(-1)
+
+
+def flash_attn_4_func(
+    q, k, v, qv=None, gather_kv_indices=None, softmax_scale=None, causal=False, window_size=(None, None),
+    learnable_sink=None, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False, score_mod=None,
+    score_mod_bwd=None, mask_mod=None, aux_tensors=None, aux_scalars=None, block_sparse_tensors=None,
+    block_sparse_tensors_bwd=None, return_lse=False,
+):  # fmt: skip
+    """flash-attn 4.0.0b36: the log-sum-exp has a gradient if it was asked for."""
+    left, right = (-1 if side is None else side for side in window_size)
+    out, log_sum = attend(q, k, v, softmax_scale, causal, left, right)
+    return out, log_sum if return_lse else None
+
+
+def flash_attn_2_func(
+    q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None,
+    deterministic=False, return_attn_probs=False,
+):  # fmt: skip
+    """flash-attn 2.8: the log-sum-exp has no gradient."""
+    out, log_sum = attend(q, k, v, softmax_scale, causal, *window_size)
+    return (out, log_sum.detach(), None) if return_attn_probs else out
+
+
+def module(name: str, **content: Any) -> ModuleType:
+    made = ModuleType(name)
+    vars(made).update(content)
+    return made
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Installs flash-attn's two generations, or what stands for them; none is there before."""
+
+    def installs(**packages: Any) -> None:
+        kernel_for.cache_clear()
+        for name in ("flash_attn", "flash_attn.cute"):
+            monkeypatch.setitem(sys.modules, name, packages.get(name.replace(".", "_")))
+
+    monkeypatch.setattr(flash, "capability", lambda device: (9, 0))
+    installs()
+    yield installs
+    kernel_for.cache_clear()
+
+
+GENERATIONS = {
+    4: {"flash_attn_cute": module("flash_attn.cute", flash_attn_func=flash_attn_4_func)},
+    2: {"flash_attn": module("flash_attn", flash_attn_func=flash_attn_2_func)},
+}
+
+
+@pytest.mark.parametrize(("pattern", "prefix", "time", "past"), CALLS, ids=str)
+def test_flash_attn_4_with_its_merging_is_exact(install, pattern, prefix, time, past) -> None:
+    install(**GENERATIONS[4])
+    call, leaves = call_for(pattern, prefix, time, past)
+    for actual, expected in zip(
+        outputs(FlashBackend(), call, leaves), outputs(SdpaBackend(), call, leaves), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("pattern", "prefix", "time", "past"), CALLS, ids=str)
+def test_flash_attn_2_is_exact_and_trains_where_one_kernel_does_it_all(install, pattern, prefix, time, past) -> None:
+    install(**GENERATIONS[2])
+    call, leaves = call_for(pattern, prefix, time, past)
+    torch.testing.assert_close(FlashBackend().attend(call), SdpaBackend().attend(call), rtol=0, atol=1e-12)
+    if call.is_one_kernel:
+        for actual, expected in zip(
+            outputs(FlashBackend(), call, leaves), outputs(SdpaBackend(), call, leaves), strict=True
+        ):
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention as torch runs it without a compiler, and with gradients, which it refuses on a CPU."""
+    monkeypatch.setattr(flex, "compiled", lambda: torch_flex.flex_attention)
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+
+
+@pytest.mark.parametrize(("pattern", "prefix", "time", "past"), CALLS, ids=str)
+def test_flex_attention_is_exact(uncompiled, pattern, prefix, time, past) -> None:
+    call, leaves = call_for(pattern, prefix, time, past)
+    for actual, expected in zip(
+        outputs(FlexBackend(), call, leaves), outputs(SdpaBackend(), call, leaves), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("past", [0, 1, 127, 128, 300])
+@pytest.mark.parametrize("time", [1, 128, 385])
+@pytest.mark.parametrize("pattern", [Causal(), Causal(2), SlidingWindow(1), SlidingWindow(130), SlidingWindow(600)])
+def test_the_blocks_that_flex_attention_skips_are_those_that_nobody_sees(pattern, time: int, past: int) -> None:
+    keys = (past + time) * pattern.keys_per_token
+    ours = block_mask(pattern, time, keys, torch.device("cpu"))
+    made = torch_flex.create_block_mask(ours.mask_mod, None, None, time, keys, device="cpu")
+    assert torch.equal(ours.kv_num_blocks, made.kv_num_blocks)
+    assert torch.equal(ours.full_kv_num_blocks, made.full_kv_num_blocks)
+    assert torch.equal(ours.to_dense(), made.to_dense())
+
+
+def model_with(attention: str, architecture: str, **settings: Any) -> Model:
+    torch.manual_seed(0)
+    block = {"type": architecture, "heads": 2, "attention": attention, **settings}
+    memory = {"type": "linear_attention", "heads": 2}
+    return build_model({"dim": 32, "layers": 1, "architecture": block, "memory": memory}, 11).double()
+
+
+SMALL: dict[str, dict[str, int]] = {
+    "mac": {"segment": 4},
+    "mag": {"window": 3},
+    "mal": {"window": 3},
+    "sliding_window": {"window": 3},
+    "transformer": {},
+}
+
+
+@pytest.fixture(params=["flash", "flex"])
+def forced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A backend that takes tensors on a CPU as if they were on a GPU."""
+    if request.param == "flash":
+        request.getfixturevalue("install")(**GENERATIONS[4])
+    else:
+        request.getfixturevalue("uncompiled")
+    monkeypatch.setattr(type(BACKENDS[request.param]), "obstacle", lambda self, call: "")
+    return request.param
+
+
+@pytest.mark.parametrize("architecture", ATTENDING)
+def test_a_forced_backend_trains_like_torch_and_decodes_token_by_token(forced: str, architecture: str) -> None:
+    ids = torch.randint(11, (2, 11), generator=torch.Generator().manual_seed(0))
+    model, other = (model_with(name, architecture, **SMALL[architecture]) for name in (forced, "sdpa"))
+    whole, expected = model(ids)[0], other(ids)[0]
+    torch.testing.assert_close(whole, expected, rtol=0, atol=1e-11)
+    gradients = (
+        torch.autograd.grad(y.square().sum(), list(m.parameters())) for y, m in ((whole, model), (expected, other))
+    )
+    for actual, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
+    state, pieces = None, []
+    with torch.no_grad():
+        for piece in ids.split([5, 1, 1, 4], 1):
+            logits, state = model(piece, state)
+            pieces.append(logits)
+    torch.testing.assert_close(torch.cat(pieces, 1), expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("architecture", ATTENDING)
+def test_with_a_forced_backend_the_future_changes_nothing(forced: str, architecture: str) -> None:
+    model = model_with(forced, architecture, **SMALL[architecture])
+    ids = torch.randint(11, (2, 11), generator=torch.Generator().manual_seed(0))
+    edited = ids.clone()
+    edited[:, 6] = (edited[:, 6] + 1) % 11
+    change = (model(edited)[0] - model(ids)[0]).abs()
+    assert change[:, :6].max() == 0.0 and change[:, 6].max() > 0
+
+
+@pytest.mark.parametrize("architecture", ATTENDING)
+@pytest.mark.parametrize("attention", ["flash", "flex"])
+def test_every_architecture_that_attends_hands_its_setting_on(architecture: str, attention: str) -> None:
+    model = build_model({"layers": 1, "architecture": {"type": architecture, "attention": attention}}, 11)
+    reason = f"architecture.attention: {attention} cannot run here: .* needs a CUDA device, and the tensors are on cpu"
+    with pytest.raises(ConfigError, match=reason):
+        model(torch.zeros(1, 5, dtype=torch.long))
+
+
+def test_all_architectures_that_attend_are_meant_here() -> None:
+    assert {name for name in ARCHITECTURES if "heads" in ARCHITECTURES[name].model_fields} == set(ATTENDING)
+
+
+def test_the_backend_is_no_part_of_what_a_run_is() -> None:
+    plain, forced = (
+        ModelConfig.model_validate({"architecture": {"type": "mac", "attention": attention}})
+        for attention in ("auto", "flash")
+    )
+    assert plain.identity() == forced.identity() and plain.settings() != forced.settings()
+
+
+def test_auto_takes_torch_on_a_cpu() -> None:
+    assert isinstance(select("auto", call_for(SlidingWindow(3), 2, 5, 0)[0]), SdpaBackend)
+
+
+def on_gpu(pattern: Pattern, prefix: int = 0, dtype: torch.dtype = torch.bfloat16, dim: int = 64, time: int = 9) -> Any:
+    """A call whose tensors say that they are on a GPU."""
+    call, _ = call_for(pattern, prefix, time, 0, dim)
+    q = SimpleNamespace(is_cuda=True, dtype=dtype, shape=call.q.shape, device="cuda", requires_grad=True)
+    return Call(q, call.k, call.v, pattern, 1.0, call.prefix)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (on_gpu(Causal(), dtype=torch.float32), "bfloat16 and float16, not torch.float32; set train.precision"),
+        (on_gpu(Causal(), dim=20), "heads of a multiple of 8 up to 256, not of 20"),
+        (on_gpu(Causal(), dim=264), "heads of a multiple of 8 up to 256, not of 264"),
+        (on_gpu(Causal()), "flash-attn is not installed; to install it: pip install 'flash-attn-4"),
+    ],
+)
+def test_flash_says_why_it_cannot_run_and_what_to_do(install, call: Call, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        select("flash", call)
+
+
+def test_flash_attn_2_declines_to_train_what_its_backward_pass_would_get_wrong(install) -> None:
+    install(**GENERATIONS[2])
+    for call in (on_gpu(SlidingWindow(4), prefix=2), on_gpu(Causal(2))):
+        assert "flash-attn 2 cannot be trained with persistent tokens" in FlashBackend().obstacle(call)
+        with torch.no_grad():
+            assert not FlashBackend().obstacle(call)
+    assert not FlashBackend().obstacle(on_gpu(SlidingWindow(4)))
+
+
+def test_the_newer_flash_attn_is_taken_and_auto_takes_only_what_was_checked(install) -> None:
+    install(**GENERATIONS[2], **GENERATIONS[4])
+    assert isinstance(kernel_for((9, 0)), FlashAttention4) and isinstance(kernel_for((8, 0)), FlashAttention2)
+    long = on_gpu(Causal(), time=512)
+    assert FlashBackend().is_preferred(long) and not FlashBackend().is_preferred(on_gpu(Causal(), time=511))
+    install(**GENERATIONS[2])
+    assert isinstance(kernel_for((9, 0)), FlashAttention2) and not FlashBackend().is_preferred(long)
+
+
+def test_a_broken_flash_attn_says_what_it_lacks(install, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> ModuleType:
+        raise ModuleNotFoundError("No module named 'cutlass'", name="cutlass")
+
+    def broken(name: str) -> ModuleType:
+        raise OSError("libcute.so: no such file")
+
+    monkeypatch.setattr(flash_kernels, "import_module", missing)
+    assert "flash-attn-4 is installed, but needs cutlass, which is not" in kernel_for((9, 0))
+    kernel_for.cache_clear()
+    monkeypatch.setattr(flash_kernels, "import_module", broken)
+    assert "does not import (OSError: libcute.so: no such file)" in kernel_for((9, 0))
+    assert "this one has 7.5" in kernel_for((7, 5))
+
+
+def test_flash_attn_4_alone_leaves_an_empty_package_that_is_no_flash_attn_2(install) -> None:
+    install(flash_attn=module("flash_attn"))
+    assert "flash-attn is not installed" in kernel_for((8, 0))

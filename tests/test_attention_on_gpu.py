@@ -1,0 +1,89 @@
+"""On a GPU: every attention backend against float32, and caches cut anywhere. Run with `pytest -m gpu`."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from titanlab.architectures.attention.backend import AttentionName, Call, Causal, Pattern, Prefix, SlidingWindow
+from titanlab.architectures.attention.selection import select
+from titanlab.architectures.attention.streaming import SegmentAttention, WindowAttention
+from titanlab.platform.errors import ConfigError
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+NAMES: tuple[AttentionName, ...] = ("sdpa", "flex", "flash")
+
+
+def outputs(attention: AttentionName, leaves: list[Tensor], pattern: Pattern) -> list[Tensor]:
+    """What a backend answers, and its gradients."""
+    call = Call(*leaves[:3], pattern, leaves[0].shape[3] ** -0.5, Prefix(*leaves[3:]) if leaves[3:] else None)
+    y = select(attention, call).attend(call)
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    return [y.detach(), *torch.autograd.grad(y, leaves, upstream)]
+
+
+@pytest.mark.parametrize("attention", NAMES)
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize(
+    ("pattern", "prefix", "time", "past"),
+    [(Causal(), 0, 1000, 0), (Causal(), 0, 100, 77), (SlidingWindow(100), 16, 1000, 99), (Causal(2), 4, 128, 0)],
+    ids=str,
+)
+def test_a_backend_equals_float32(attention, dim, pattern, prefix, time, past) -> None:
+    keys = (past + time) * pattern.keys_per_token
+    make = torch.Generator().manual_seed(0)
+    sizes = [time, keys, keys, *([time, prefix, prefix] if prefix else [])]
+    narrow = [torch.randn(2, 3, size, dim, generator=make).cuda().bfloat16().requires_grad_() for size in sizes]
+    wide = [leaf.detach().float().requires_grad_() for leaf in narrow]
+    try:
+        actual = outputs(attention, narrow, pattern)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    expected = outputs("sdpa", wide, pattern)
+    bounds = [1e-2] + [2e-2] * len(narrow)  # of the output and of gradients
+    for ours, reference, bound in zip(actual, expected, bounds, strict=True):
+        assert (ours.float() - reference).norm() <= bound * reference.norm()
+
+
+@pytest.mark.parametrize("attention", ["auto", *NAMES])
+def test_a_window_may_be_cut_anywhere(attention) -> None:
+    torch.manual_seed(0)
+    layer = WindowAttention(128, heads=2, window=30, attention=attention).cuda().bfloat16()
+    x, prefix = (torch.randn(2, size, 128).cuda().bfloat16() for size in (90, 4))
+
+    def fed(pieces: list[int]) -> Tensor:
+        state, answers = layer.initial_state(2), []
+        for piece in x.split(pieces, 1):
+            y, state = layer(piece, prefix, state)
+            answers.append(y)
+        return torch.cat(answers, 1)
+
+    assert_cut_anywhere(fed, 90)
+
+
+@pytest.mark.parametrize("attention", ["auto", *NAMES])
+def test_a_segment_may_be_cut_anywhere(attention) -> None:
+    torch.manual_seed(0)
+    layer = SegmentAttention(128, heads=2, attention=attention).cuda().bfloat16()
+    x, prefix = (torch.randn(2, size, 128).cuda().bfloat16() for size in (90, 4))
+
+    def fed(pieces: list[int]) -> Tensor:
+        state, answers = layer.initial_state(2), []
+        for piece in x.split(pieces, 1):
+            y, state = layer(piece, piece.flip(-1), prefix, state)
+            answers.append(y)
+        return torch.cat(answers, 1)
+
+    assert_cut_anywhere(fed, 90)
+
+
+@torch.no_grad()
+def assert_cut_anywhere(fed, time: int) -> None:
+    try:
+        whole = fed([time])
+    except ConfigError as error:
+        pytest.skip(str(error))
+    assert (fed([40, 1, 1, time - 42]) - whole).norm() <= 1e-2 * whole.norm()
