@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanlab.platform.tensors import Gate, Hidden
+from titanlab.platform.fusion import fusible
+from titanlab.platform.tensors import Gate, Hidden, compute_type
 
 GateMode: TypeAlias = Literal["token", "chunk", "constant", "none"]
 
@@ -45,7 +47,7 @@ class SigmoidGate(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             if self.weight is None:
                 return (torch.sigmoid(self.bias) * self.scale).expand(*x.shape[:2], -1), held
-            values = torch.sigmoid(x.to(self.weight.dtype) @ self.weight.mT + self.bias) * self.scale
+        (values,) = _values(product(x, self.weight), self.bias, (self.scale,))
         if self.mode == "token" or not x.shape[1]:
             return values, held
         # Column 0 is the chunk under way when the call begins; a column's chunk starts at the column itself at best.
@@ -84,6 +86,28 @@ class UnitGate(nn.Module):
             features = x if self.down is None else self.down(x.to(self.down.weight.dtype))
         values, held = self.up(features, held, position, chunk_size)
         return values.unflatten(-1, (self.heads, sum(self.units))).split(self.units, -1), held
+
+
+def product(x: Hidden, weight: Tensor) -> Tensor:
+    """x W of W [out, dim] as a gate's formula goes on with it: in the weight's type; under autocast x and W are in the
+    lower type, sums are not."""
+    dtype = compute_type(weight)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.to(dtype), weight.to(dtype)).to(weight.dtype)
+
+
+@fusible
+def _values(products: Tensor, bias: Tensor, scales: Sequence[float]) -> tuple[Gate, ...]:
+    """scale * sigmoid(product + bias) of several gates, whose heads stand side by side."""
+    values = torch.sigmoid(products + bias).chunk(len(scales), -1)
+    return tuple(value if scale == 1.0 else value * scale for value, scale in zip(values, scales, strict=True))
+
+
+def token_gates(x: Hidden, gates: Sequence[SigmoidGate]) -> tuple[Gate, ...]:
+    """Gates of mode `token`, by one product for all of them."""
+    weight = torch.cat([gate.weight for gate in gates if gate.weight is not None])
+    bias = torch.cat([gate.bias for gate in gates])
+    return _values(product(x, weight), bias, tuple(gate.scale for gate in gates))
 
 
 def build_gate(dim: int, *, heads: int, mode: GateMode, start: float, scale: float = 1.0) -> SigmoidGate | None:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from titanlab.memory_modules.gates import GateMode, SigmoidGate, UnitGate, token_gate
+from titanlab.memory_modules.gates import GateMode, SigmoidGate, UnitGate, token_gates
 from titanlab.memory_modules.gradient_costs import gradient_memory_flops, gradient_memory_read_flops
 from titanlab.memory_modules.inert_settings import inert_settings, remark_on
 from titanlab.memory_modules.initial_weights import initial_weights
@@ -149,6 +148,7 @@ class GradientMemory(MemoryLayer):
             raise ConfigError(Problem(f"{message} decays", "model.memory.gradient_at"))
         self.config, self.form, self.chunk_size = config, form, config.chunk_size
         self.plain = form.is_plain(config)
+        self.norms_values = config.value_norm == "l2"
         self.asked = 1 if config.control == "keys_as_queries" else 0
         width = polynomial_width(self.head_dim, form.degree) if form.degree > 1 else self.head_dim
         self.features = PolynomialFeatures(self.head_dim, form.degree) if form.degree > 1 else None
@@ -200,7 +200,6 @@ class GradientMemory(MemoryLayer):
     def write(
         self, x: Hidden, q: PerHead, k: PerHead, v: PerHead, state: GradientMemoryState
     ) -> tuple[PerHead, GradientMemoryState]:
-        v = F.normalize(v, dim=-1, eps=1e-6) if self.config.value_norm == "l2" else v
         rates, held = self._rates(x, state)
         weights = list(self.initial_memory)
         if self.plain:
@@ -255,9 +254,14 @@ class GradientMemory(MemoryLayer):
 
     def _rates(self, x: Hidden, state: GradientMemoryState) -> tuple[Rates, tuple[Tensor, ...]]:
         position = int(state.memory.position[0])
+        gates = (self.keep, self.momentum, self.step, self.threshold, self.share)
+        together = [gate for gate in gates if isinstance(gate, SigmoidGate) and gate.mode == "token"]
+        known = dict(zip(together, token_gates(x, together), strict=True)) if together else {}
 
         def rate(gate: SigmoidGate | UnitGate | None, held: Tensor) -> tuple[Rate | None, Tensor]:
-            return (None, held) if gate is None else gate(x, held, position, self.chunk_size)
+            if gate is None or gate in known:
+                return (None if gate is None else known[gate]), held
+            return gate(x, held, position, self.chunk_size)
 
         keep, held_keep = rate(self.keep, state.held[0])
         momentum, held_momentum = rate(self.momentum, state.held[1])
@@ -266,7 +270,7 @@ class GradientMemory(MemoryLayer):
             step = x.new_zeros(*x.shape[:2], self.heads)
         elif momentum is not None and self.config.optimizer == "momentum":
             step = _without(step, momentum)
-        threshold, share = (None if gate is None else token_gate(gate, x) for gate in (self.threshold, self.share))
+        threshold, share = (None if gate is None else known[gate] for gate in (self.threshold, self.share))
         return Rates(step, keep, momentum, threshold, share), (held_keep, held_momentum, held_step)
 
 

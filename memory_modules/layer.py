@@ -8,6 +8,7 @@ RMS norm a head, a SiLU gate from the layer's input, and no biases.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.fusion import fusible
 from titanlab.platform.memory import MemoryConfig, MemoryModule
-from titanlab.platform.tensors import Hidden, PerHead, State
+from titanlab.platform.norms import RMSNorm, normed
+from titanlab.platform.tensors import Hidden, PerHead, State, compute_type
 
 
 def width_of_head(dim: int, heads: int) -> int:
@@ -61,6 +64,14 @@ class LayerState(NamedTuple):
     """The rule's own state."""
 
 
+class Question(NamedTuple):
+    """What a read asks for."""
+
+    q: PerHead
+    gate: Hidden
+    """Of the answer."""
+
+
 class MemoryLayer(MemoryModule):
     """The layer; a rule adds what it writes and reads by `initial_rule_state`, `write` and `recall`.
 
@@ -73,11 +84,13 @@ class MemoryLayer(MemoryModule):
         self.heads, self.head_dim = config.heads, width_of_head(dim, config.heads)
         self.asked = 0
         """Which of the projections q, k, v the memory is asked for; 1 is a control that asks for the keys."""
+        self.norms_values = False
+        """Whether values are L2-normed as queries and keys are."""
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.taps = nn.Parameter(torch.empty(3 * dim, 1, config.convolution)) if config.convolution > 1 else None
         if self.taps is not None:
             nn.init.uniform_(self.taps, -(config.convolution**-0.5), config.convolution**-0.5)
-        self.norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+        self.norm = RMSNorm(self.head_dim, eps=1e-6)
         self.gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
@@ -100,32 +113,73 @@ class MemoryLayer(MemoryModule):
         )
 
     def forward(self, x: Hidden, state: LayerState) -> tuple[Hidden, LayerState]:
-        qkv, cache = self._convolve(self.qkv(x), state.convolution)
-        q, k, v = self._heads(qkv)
+        q, k, v, newest = _queries_keys_values(self.qkv(x), state.convolution, self.taps, self.heads, self.norms_values)
         y, rule = self.write(x, q, k, v, state.rule)
-        return self._output(x, y), LayerState(cache, rule)
+        return self._output(y, self.gate(x)), LayerState(newest, rule)
 
     def read(self, x: Hidden, state: LayerState) -> Hidden:
+        return self.answer(self.question(x), state)
+
+    def question(self, x: Hidden) -> Question:
         # Each token is a query of its own, so its convolution sees nothing before it: the last tap alone.
         width = self.heads * self.head_dim
         asked = slice(self.asked * width, (self.asked + 1) * width)
-        q = F.linear(x, self.qkv.weight[asked])
-        if self.taps is not None:
-            q = q * self.taps[asked, 0, -1]
-        q = F.normalize(F.silu(q).unflatten(-1, (self.heads, self.head_dim)), dim=-1, eps=1e-6)
-        return self._output(x, self.recall(q, state.rule))
+        tap = None if self.taps is None else self.taps[asked, 0, -1]
+        return Question(_queries(F.linear(x, self.qkv.weight[asked]), tap, self.heads), self.gate(x))
 
-    def _convolve(self, qkv: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """Depthwise causal convolution and SiLU; the cache takes the place of the tokens before."""
-        if self.taps is None or not qkv.shape[1]:
-            return F.silu(qkv), cache
-        seen = torch.cat([cache.to(qkv.dtype), qkv], 1)
-        mixed = F.conv1d(seen.mT, self.taps.to(qkv.dtype), groups=qkv.shape[-1]).mT
-        return F.silu(mixed), seen[:, seen.shape[1] - cache.shape[1] :]
+    def answer(self, question: Question, state: LayerState) -> Hidden:
+        return self._output(self.recall(question.q, state.rule), question.gate)
 
-    def _heads(self, qkv: Tensor) -> tuple[PerHead, PerHead, PerHead]:
-        q, k, v = qkv.unflatten(-1, (3, self.heads, self.head_dim)).unbind(2)
-        return F.normalize(q, dim=-1, eps=1e-6), F.normalize(k, dim=-1, eps=1e-6), v
+    def _output(self, y: PerHead, gate: Hidden) -> Hidden:
+        weight = self.norm.weight
+        return self.out(_gated_output(y, gate, weight, self.norm.epsilon, compute_type(weight)))
 
-    def _output(self, x: Hidden, y: PerHead) -> Hidden:
-        return self.out(self.norm(y.to(self.norm.weight.dtype)).flatten(-2) * F.silu(self.gate(x)))
+
+def unit(x: Tensor) -> Tensor:
+    """x / max(||x||, 1e-6) over the last axis, in x's type and contiguous; the length in float32 or better."""
+    if x.dtype in (torch.float32, torch.float64):
+        return F.normalize(x, dim=-1, eps=1e-6)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return (x / length.clamp_min(1e-6)).to(x.dtype, memory_format=torch.contiguous_format)
+
+
+@fusible
+def _queries_keys_values(
+    qkv: Tensor, before: Tensor, taps: Tensor | None, heads: int, norms_values: bool
+) -> tuple[PerHead, PerHead, PerHead, Tensor]:
+    """What the rule sees, in qkv's type: convolved after the tokens `before`, through SiLU, normed; and the newest
+    tokens, to come before the next ones."""
+    with torch.autocast(qkv.device.type, enabled=False):  # it would norm in float32 and hand that on
+        if taps is not None and qkv.shape[1]:
+            qkv, before = _convolved(before.to(qkv.dtype), qkv, taps.to(qkv.dtype))
+        parts = F.silu(qkv).unflatten(-1, (3, heads, -1)).movedim(2, 0)
+        if norms_values:
+            q, k, v = unit(parts).unbind(0)
+        else:
+            (q, k), v = unit(parts[:2]).unbind(0), parts[2]
+        return q, k, v, before
+
+
+def _convolved(before: Tensor, x: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
+    """Depthwise causal convolution of x [b, t, dim] after `before` [b, width - 1, dim]; and the newest of both."""
+    count, time = before.shape[1], x.shape[1]
+    # cut, not sliced: the gradient of a slice is a whole array of zeros
+    older, last = x.split([max(time - count, 0), min(count, time)], 1)
+    newest = torch.cat([before, last], 1)[:, last.shape[1] :]
+    if not torch.compiler.is_compiling():
+        return F.conv1d(torch.cat([before, older, last], 1).mT, taps, groups=len(taps)).mT, newest
+    # Sums of padded tokens become one kernel with what follows; a convolution, or putting tokens together, does not.
+    seen = F.pad(before, (0, 0, 0, time)) + F.pad(x, (0, 0, count, 0))
+    return reduce(torch.add, (seen[:, tap : tap + time] * taps[:, 0, tap] for tap in range(count + 1))), newest
+
+
+@fusible
+def _queries(q: Tensor, tap: Tensor | None, heads: int) -> PerHead:
+    with torch.autocast(q.device.type, enabled=False):
+        q = q if tap is None else q * tap.to(q.dtype)
+        return unit(F.silu(q).unflatten(-1, (heads, -1)))
+
+
+@fusible
+def _gated_output(y: PerHead, gate: Hidden, weight: Tensor, eps: float, dtype: torch.dtype) -> Hidden:
+    return normed(y, weight, eps, dtype).flatten(-2) * F.silu(gate)

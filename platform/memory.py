@@ -84,6 +84,17 @@ class MemoryModule(nn.Module, ABC):
     def read(self, x: Hidden, state: State) -> Hidden:
         """Reads [b, t, dim] without writing: each token of x is a query of its own to the state as it stands."""
 
+    def question(self, x: Hidden) -> State:
+        """What of `read` depends on x alone, so that a long row is asked for in stretches, of states not yet known.
+
+        A pytree of tensors whose first axes are batch and time, cut anywhere along time; x itself by default.
+        """
+        return x
+
+    def answer(self, question: State, state: State) -> Hidden:
+        """`read` [b, t, dim], given the question of t tokens; whoever overrides `question` overrides this."""
+        return self.read(question, state)
+
 
 MEMORY_MODULES: Registry[MemoryConfig] = Registry("memory_modules", MemoryConfig, "titanlab.memory_modules")
 """Every memory by name."""

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
 from titanlab.platform.config import Config, problems_of, validation_error
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.fusion import fused, fusible, fusing
 from titanlab.platform.keys import layer_key
 from titanlab.platform.layer_overrides import Block
 from titanlab.platform.memory import MEMORY_MODULES, MemoryConfig
+from titanlab.platform.norms import RMSNorm
 from titanlab.platform.shapes import shapes_only
 from titanlab.platform.stack import PatternEntry, StackPlan
 from titanlab.platform.tensors import Hidden, Ids, Logits, State
+
+LOGITS_AT_ONCE = 1 << 26
+"""Logits that a loss holds where it does not hold all of them: 256 MB in float32."""
 
 
 class ModelConfig(Config):
@@ -104,13 +111,18 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, expansion: float) -> None:
         super().__init__()
         width = feed_forward_width(dim, expansion)
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.up = nn.Linear(dim, 2 * width, bias=False)
         self.down = nn.Linear(width, dim, bias=False)
 
     def forward(self, x: Hidden) -> Hidden:
-        gate, value = self.up(self.norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * value)
+        return x + self.down(_gated(self.up(self.norm(x))))
+
+
+@fusible
+def _gated(x: Hidden) -> Hidden:
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
 
 
 class Model(nn.Module):
@@ -125,7 +137,7 @@ class Model(nn.Module):
         self.feed_forwards = nn.ModuleList(
             FeedForward(config.dim, config.expansion) if config.expansion else nn.Identity() for _ in stack
         )
-        self.norm = nn.RMSNorm(config.dim)
+        self.norm = RMSNorm(config.dim)
         self.head = nn.Linear(config.dim, vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
@@ -135,13 +147,40 @@ class Model(nn.Module):
 
     def forward(self, ids: Ids, state: list[State] | None = None) -> tuple[Logits, list[State]]:
         """Logits [b, t, vocab] for the token after each position, and the state after the last one."""
+        x, after = self.hidden(ids, state)
+        return self.head(x), after
+
+    def hidden(
+        self, ids: Ids, state: list[State] | None = None, *, recompute: bool = False
+    ) -> tuple[Hidden, list[State]]:
+        """As `forward`, but what the output layer `head` takes, [b, t, dim].
+
+        Args:
+            recompute: whether the gradient computes each layer again from its input, in place of what it would keep.
+        """
         states = self.initial_state(ids.shape[0]) if state is None else state
         x, after = self.embedding(ids), []
         for block, feed_forward, before in zip(self.blocks, self.feed_forwards, states, strict=True):
-            x, block_state = block(x, before)
-            x = feed_forward(x)
+            layer = partial(_layer, block, feed_forward)
+            x, block_state = recomputed(layer, x, before) if recompute else layer(x, before)
             after.append(block_state)
-        return self.head(self.norm(x)), after
+        return self.norm(x), after
+
+
+def _layer(block: nn.Module, feed_forward: nn.Module, x: Hidden, state: State) -> tuple[Hidden, State]:
+    x, state = block(x, state)
+    return feed_forward(x), state
+
+
+def recomputed(layer: Callable[[Hidden, State], tuple[Hidden, State]], x: Hidden, state: State) -> tuple[Hidden, State]:
+    """The layer, of which the gradient keeps x and the state alone and computes the rest a second time."""
+    on = fusing()  # the gradient may be taken in another thread, which does not know
+
+    def again(x: Hidden, state: State) -> tuple[Hidden, State]:
+        with fused(on):
+            return layer(x, state)
+
+    return checkpoint(again, x, state, use_reentrant=False)
 
 
 def _build_block(config: ModelConfig, index: int, block: Block) -> Architecture:

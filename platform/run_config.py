@@ -27,6 +27,10 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _yaml(value: bool | str) -> str:
+    return str(value).lower()
+
+
 class TrainConfig(Config):
     """AdamW with warm-up and cosine decay."""
 
@@ -61,6 +65,19 @@ class TrainConfig(Config):
     """Fixes the initial weights and the order of the data."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16 autocast or float32; auto: bfloat16 on a GPU, float32 on a CPU."""
+    loss: Literal["auto", "whole", "chunked", "liger"] = no_result("auto")
+    """How the loss is computed: from all logits of a part at once; from those of some tokens at a time, which takes
+    less memory and gives the same up to rounding; by Liger-Kernel's fused kernel (a GPU; `pip install liger-kernel`).
+    auto: chunked where the logits would take more than 256 MB."""
+    compile: Literal["auto", True, False] = no_result("auto")
+    """Whether torch.compile fuses norms, activations and gates into single kernels; the first step then takes longer,
+    by up to a minute. auto: on a GPU with Triton, for models of 100 million parameters and more."""
+    cuda_graph: bool = no_result(False)
+    """Whether forward and backward pass are recorded once and replayed, so that a GPU is not kept waiting for Python:
+    for models of many small kernels. Takes one GPU, and batches of one shape."""
+    checkpoint_blocks: bool = no_result(False)
+    """Whether the gradient computes each block again rather than keep what it needs: much less memory, and a third
+    more arithmetic."""
     evaluate_every: int = Field(0, ge=0)
     """Steps between evaluations on the validation split; 0: only after the last step."""
     evaluate_test: bool = True
@@ -83,6 +100,19 @@ class TrainConfig(Config):
         if self.keep_weights == "best" and not self.evaluate_every:
             message = "'best' needs evaluations to choose from: set `evaluate_every`, or keep the last"
             raise validation_error("TrainConfig", [(("keep_weights",), message, self.keep_weights)])
+        return self
+
+    @model_validator(mode="after")
+    def _graph_can_be_recorded(self) -> Self:
+        hindering = {
+            "debug": "it looks at numbers on the way" if self.debug else "",
+            "checkpoint_blocks": "it looks up the random state" if self.checkpoint_blocks else "",
+            "loss": "liger counts targets on the way" if self.loss == "liger" else "",
+        }
+        for setting, reason in hindering.items():
+            if self.cuda_graph and reason:
+                message = f"cannot be used with `{setting}: {_yaml(getattr(self, setting))}`: {reason}; leave one out"
+                raise validation_error("TrainConfig", [(("cuda_graph",), message, True)])
         return self
 
     @model_validator(mode="before")

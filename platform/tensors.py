@@ -10,6 +10,7 @@ n   chunks in a sequence
 dim model width, h * d in most layers
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -31,6 +32,19 @@ State: TypeAlias = Any
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """The type a memory's state and gate products are kept in: float32, or float64 for float64 inputs."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def compute_type(x: Tensor) -> torch.dtype:
+    """The type in which a matrix product of x is computed here: autocast's, or x's own."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Products in the types they are given, on x's device; meta has no autocast to turn off."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def float32_bytes(state: State) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from titanlab.platform.architecture import ArchitectureConfig
 from titanlab.platform.costs import ASSUMED_ROW, parameters_of
 from titanlab.platform.memory import MemoryConfig
-from titanlab.platform.model import FeedForward, parameter_count
+from titanlab.platform.model import LOGITS_AT_ONCE, FeedForward, parameter_count
 from titanlab.platform.operations import remembered
 from titanlab.platform.run_config import RunConfig
 from titanlab.platform.shapes import shapes_only
@@ -59,13 +59,18 @@ def training_memory(config: RunConfig) -> TrainingMemory:
     rows = config.train.batch_size // config.train.accumulate
     parameters = NUMBERS * FLOAT * parameters_of(model, task.vocab_size)
     try:
-        blocks = sum(_of_block(block.architecture, block.memory, model.dim, length) for block in model.stack())
+        blocks = [_of_block(block.architecture, block.memory, model.dim, length) for block in model.stack()]
     except (Exception, SystemExit) as error:  # a plug-in is run, and may fail in any way
         return TrainingMemory(parameters, None, f"{type(error).__name__}: {str(error).partition('. ')[0]}")
-    layers = model.layers * _of_feed_forward(model.dim, model.expansion) if model.expansion else 0
+    feed_forward = length * _of_feed_forward(model.dim, model.expansion) if model.expansion else 0
+    layers = sum(blocks) + model.layers * feed_forward
+    if config.train.checkpoint_blocks:  # each layer's input, and the layer that is computed again
+        layers = max(blocks) + feed_forward + model.layers * length * FLOAT * model.dim
     # Embedding and last norm; the logarithms of the probabilities, and two gradients of that size as backward begins.
-    ends = FLOAT * (2 * model.dim + 3 * task.vocab_size)
-    return TrainingMemory(parameters, round(rows * (blocks + length * (layers + ends))))
+    logits = rows * length * task.vocab_size
+    if config.train.loss != "whole" and (config.train.loss != "auto" or logits > LOGITS_AT_ONCE):
+        logits = min(logits, LOGITS_AT_ONCE)
+    return TrainingMemory(parameters, round(rows * (layers + length * FLOAT * 2 * model.dim) + FLOAT * 3 * logits))
 
 
 class _TooLargeError(Exception):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 
 import torch
+from torch import nn
 
-from titanlab.platform.distributed import rank
+from titanlab.platform.distributed import rank, world_size
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.model import parameter_count
 from titanlab.platform.run_config import TrainConfig
 
 
@@ -36,6 +40,46 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
     """The context in which the model computes: bfloat16 autocast, or nothing for float32."""
     bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
+
+
+COMPILED_FROM = 100_000_000
+"""Parameters of a model that `compile: auto` compiles: training it takes much longer than that."""
+
+
+def fuses_kernels(config: TrainConfig, model: nn.Module, device: torch.device) -> bool:
+    """Whether torch.compile is to fuse what it can.
+
+    Raises:
+        ConfigError: it is asked for and cannot work here.
+    """
+    if config.compile is False:
+        return False
+    missing = _missing_compiler(device)
+    if config.compile == "auto":
+        return device.type == "cuda" and not missing and parameter_count(model) >= COMPILED_FROM
+    if missing:
+        raise ConfigError(Problem(f"torch.compile needs {missing}; install it, or choose false", "train.compile"))
+    return True
+
+
+def _missing_compiler(device: torch.device) -> str:
+    """What torch.compile needs and does not find."""
+    if device.type == "cuda" and find_spec("triton") is None:
+        return "Triton on a GPU (pip install triton)"
+    named = os.environ.get("CXX") or os.environ.get("CC")
+    return "" if named or any(map(shutil.which, ("c++", "g++", "clang++", "gcc", "cc"))) else "a C++ compiler (g++)"
+
+
+def check_recordable(device: torch.device) -> None:
+    """Refuses `cuda_graph` where there is no graph to record.
+
+    Raises:
+        ConfigError: without a GPU, or with several ranks.
+    """
+    if device.type == "cuda" and world_size() == 1:
+        return
+    found = f"{world_size()} ranks train together" if world_size() > 1 else f"this run is on {device.type}"
+    raise ConfigError(Problem(f"needs one process with one CUDA device, and {found}; choose false", "train.cuda_graph"))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 
 from titanlab.platform.budgets import budget_of
 from titanlab.platform.costs import model_costs
-from titanlab.platform.debugging import NonFiniteError, debug, first_name, refuse_nonfinite
+from titanlab.platform.debugging import NonFiniteError, debug, first_name
 from titanlab.platform.distributed import is_main, process_group, sum_over_ranks, world_size
 from titanlab.platform.errors import NonFiniteLossError
 from titanlab.platform.model import Model
@@ -25,9 +25,9 @@ from titanlab.platform.tracking.journal import Journal
 from titanlab.platform.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from titanlab.platform.training.device import autocast, choose_device, own_random_state, seed_step
 from titanlab.platform.training.meter import LossWindow, Speed
-from titanlab.platform.training.optimizer import AdamW, all_finite
+from titanlab.platform.training.optimizer import all_finite
 from titanlab.platform.training.pace import Pace
-from titanlab.platform.training.parallel import GradientComputer, check_split
+from titanlab.platform.training.parallel import check_split
 from titanlab.platform.training.retention import BestWeights, keep_of_complete
 from titanlab.platform.training.run_directory import (
     METRICS,
@@ -37,6 +37,7 @@ from titanlab.platform.training.run_directory import (
     write_configuration,
     write_outcome,
 )
+from titanlab.platform.training.step import TrainingStep
 
 
 class Progress(NamedTuple):
@@ -126,9 +127,8 @@ class _Run:
         self.model: Model = config.model.build(config.task.vocab_size).to(device)
         self.costs = model_costs(config.model, config.task.vocab_size, config.task.row_length)
         budget = budget_of(config, self.costs)
-        self.optimizer = AdamW(self.model, config.train)
-        self.gradients = GradientComputer(self.model, config.train, device)
-        position = load_checkpoint(directory, config, self.model, self.optimizer, warn) or Position()
+        self.take_step = TrainingStep(self.model, config.train, device)
+        position = load_checkpoint(directory, config, self.model, self.take_step.optimizer, warn) or Position()
         self.step = self.first_step = position.step
         self.gradient_norm = torch.tensor(position.gradient_norm)
         self.window = LossWindow(position.nats, position.counted)
@@ -164,8 +164,8 @@ class _Run:
         """Takes the steps that are left, each followed by its checkpoint if due; whether it came to the end."""
         train = self.config.train
         batches = self.task.train_batches(train.seed, train.batch_size, start=self.step)
-        self.gradients.prepare(batch := next(batches))
         self.model.train()
+        self.take_step.prepare(batch := next(batches))
         self.speed.pause_ended()
         while True:
             self._take_step(batch)
@@ -184,12 +184,10 @@ class _Run:
         train = self.config.train
         self.step += 1
         seed_step(train.seed, self.step)
-        with self._naming_layers():
-            self.window.add(*self.gradients(batch))
-            if train.debug:
-                refuse_nonfinite({f"gradient of {name}": p.grad for name, p in self.model.named_parameters()})
         self.learning_rate = self.pace.learning_rate(self.step)
-        self.gradient_norm = self.optimizer.update(self.learning_rate)
+        with self._naming_layers():
+            nats, counted, self.gradient_norm = self.take_step(batch, self.learning_rate)
+        self.window.add(nats, counted)
         self.speed.add(batch.ids.numel())
 
     @contextmanager
@@ -306,5 +304,5 @@ class _Run:
                 tokens=self.speed.tokens,
             )
             self.journal.sync()
-            save_checkpoint(self.directory, self.config, self.model, self.optimizer, position)
+            save_checkpoint(self.directory, self.config, self.model, self.take_step.optimizer, position)
         self.speed.pause_ended()

@@ -14,8 +14,7 @@ import torch
 
 from titanlab.platform.run_config import RunConfig
 from titanlab.platform.training.device import choose_device, own_random_state, seed_step
-from titanlab.platform.training.optimizer import AdamW
-from titanlab.platform.training.parallel import GradientComputer
+from titanlab.platform.training.step import TrainingStep
 
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -39,15 +38,15 @@ def measured_steps(config: RunConfig, steps: int) -> Iterator[MeasuredStep]:
     with own_random_state(device):
         torch.manual_seed(config.train.seed)
         model = config.model.build(config.task.vocab_size).to(device).train()
-        optimizer, gradients = AdamW(model, config.train), GradientComputer(model, config.train, device)
+        take_step = TrainingStep(model, config.train, device)
         batches = config.task.build().train_batches(config.train.seed, config.train.batch_size)
         for step in range(1, steps + 1):
             began = time.perf_counter()
             batch = next(batches)
             seed_step(config.train.seed, step)
-            nats, _ = gradients(batch)
-            optimizer.update(config.train.learning_rate)
-            nats.item()  # waits for the device
+            if step == 1:
+                take_step.prepare(batch)
+            take_step(batch, config.train.learning_rate).nats.item()  # waits for the device
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             yield MeasuredStep(time.perf_counter() - began, _peak(device))

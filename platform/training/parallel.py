@@ -11,24 +11,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 from titanlab.platform.distributed import rank, sum_over_ranks, world_size
 from titanlab.platform.errors import ConfigError, Problem
-from titanlab.platform.model import logits_loss
+from titanlab.platform.fusion import fused
+from titanlab.platform.model import Model
 from titanlab.platform.run_config import TrainConfig
 from titanlab.platform.task import Batch
 from titanlab.platform.tensors import Ids, Mask
-from titanlab.platform.training.device import autocast
+from titanlab.platform.training.device import autocast, check_recordable, fuses_kernels
+from titanlab.platform.training.losses import check_way, sum_of_nats
+from titanlab.platform.training.recorded import RecordedGradient
 
 
 class CountedLoss(nn.Module):
     """A language model and its loss as one module, so that the ranks' wrapper sees the loss alone, not the state."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model, config: TrainConfig) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.config = model, config
 
     def forward(self, ids: Ids, targets: Ids, mask: Mask) -> Tensor:
         """Sum of nats over the counted positions, a scalar."""
-        logits, _ = self.model(ids)
-        return logits_loss(logits, targets, mask)
+        x, _ = self.model.hidden(ids, recompute=self.config.checkpoint_blocks)
+        return sum_of_nats(x, self.model.head, targets, mask, self.config.loss)
 
 
 class GradientComputer:
@@ -38,16 +41,25 @@ class GradientComputer:
     takes its own contiguous rows, in `accumulate` parts; gradients are averaged over the ranks with the last part.
 
     Raises:
-        ConfigError: the batch cannot be split evenly.
+        ConfigError: the batch cannot be split evenly, or a setting cannot be had on this machine.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, model: Model, config: TrainConfig, device: torch.device) -> None:
         check_split(config)
+        check_way(config.loss, device)
+        if config.cuda_graph:
+            check_recordable(device)
         self.config, self.device = config, device
-        self.loss: nn.Module = CountedLoss(model)
+        self.fuses = fuses_kernels(config, model, device)
+        self.loss: nn.Module = CountedLoss(model, config)
+        self.recorded: RecordedGradient | None = None
 
     def prepare(self, batch: Batch) -> None:
-        """Joins the ranks, before the first step; the batch shows which parameters the loss depends on."""
+        """Before the first step: joins the ranks, for which the batch shows which parameters the loss depends on, or
+        records a step on a GPU of its own, where `cuda_graph` asks for it."""
+        if self.config.cuda_graph:
+            parameters, adds = list(self.loss.parameters()), self.config.accumulate > 1
+            self.recorded = RecordedGradient(self._gradient, parameters, next(self._parts(batch)), adds=adds)
         if world_size() == 1:
             return
         unused = self._has_unused_parameters(batch)
@@ -62,14 +74,24 @@ class GradientComputer:
         counted = float(batch.mask.sum())
         nats = torch.zeros((), device=self.device)
         parts = self.config.accumulate
+        # The wrapper averages over ranks; the mean wanted is over counted tokens of all of them.
+        scale = world_size() / max(counted, 1.0)
+        if self.recorded is not None:
+            self.recorded.begin()
         for number, part in enumerate(self._parts(batch), start=1):
+            if self.recorded is not None and self.recorded.fits(part):
+                nats += self.recorded(part, scale)
+                continue
             with self._exchanging(number == parts):
-                with autocast(self.config, self.device):
-                    loss = self.loss(*part)
-                # The wrapper averages over ranks; the mean wanted is over counted tokens of all of them.
-                (loss * (world_size() / max(counted, 1.0))).backward()
-            nats += loss.detach()
+                nats += self._gradient(part, scale)
         return nats, counted
+
+    def _gradient(self, part: Batch, scale: float | Tensor) -> Tensor:
+        """The loss of a part; its gradient times `scale` is added to what the parameters have."""
+        with autocast(self.config, self.device), fused(self.fuses):
+            loss = self.loss(*part)
+        (loss * scale).backward()
+        return loss.detach()
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         rows = self.config.batch_size // (world_size() * self.config.accumulate)
@@ -88,8 +110,7 @@ class GradientComputer:
 
     def _has_unused_parameters(self, batch: Batch) -> bool:
         """Whether some parameter gets no gradient on any rank: looking for such in every step would cost time."""
-        with autocast(self.config, self.device):
-            self.loss(*next(self._parts(batch))).backward()
+        self._gradient(next(self._parts(batch)), 1.0)
         unused = sum(parameter.grad is None for parameter in self.loss.parameters() if parameter.requires_grad)
         self.loss.zero_grad(set_to_none=True)
         return sum_over_ranks([unused])[0] > 0
