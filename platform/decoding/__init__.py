@@ -1,0 +1,1 @@
+"""Token after token through a state, on a GPU by recorded CUDA graphs."""

@@ -1,0 +1,131 @@
+"""`titanlab bench stream`, `needle` and `decode` at tiny sizes on a CPU: a table, JSON, and a picture."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from titanlab import RunConfig
+from titanlab.__main__ import app
+from titanlab.commands.bench_streamed import length_of, lengths_of
+from titanlab.platform.errors import CheckpointError, ConfigError
+from titanlab.platform.model import Model
+from titanlab.platform.training.checkpoint import weights_metadata
+from titanlab.platform.training.checkpoint_files import WEIGHTS
+
+TINY = ["--size", "tiny", "--window", "16", "--chunk-size", "16", "--device", "cpu"]
+
+
+def bench(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, ["bench", *arguments], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_stream_writes_table_json_and_picture(tmp_path: Path) -> None:
+    told, picture = tmp_path / "stream.json", tmp_path / "stream.png"
+    out = bench(
+        "stream", "--length", "2K", "--piece", "256", "--architectures", "mac,lmm,transformer",
+        "--state-limit", "0.003", "--json", str(told), "--plot", str(picture), *TINY,
+    )  # fmt: skip
+    result = json.loads(told.read_text())
+    courses = result["facts"]["courses"]
+    assert {name: (course["reached"], course["ended"]) for name, course in courses.items()} == {
+        "mac": (2048, "length"), "lmm": (2048, "length"), "transformer": (1536, "memory")
+    }  # fmt: skip
+    assert {row["model"] for row in result["rows"]} == {"mac", "lmm", "transformer"}
+    assert "larger than 3,000,000 bytes after 1,536 tokens" in result["rows"][-1]["remark"]
+    states = {name: {each["state_bytes"] for each in course["stretches"]} for name, course in courses.items()}
+    assert len(states["mac"]) == len(states["lmm"]) == 1 < len(states["transformer"])
+    norms = courses["mac"]["stretches"][0]["norms"]
+    assert {norm["part"] for norm in norms} == {"weights[0]", "weights[1]", "momentum[0]", "momentum[1]"}
+    assert {norm["layer"] for norm in norms} == {0, 1}
+    assert result["facts"]["settings"]["length"] == 2048 and result["facts"]["versions"]["torch"]
+    assert "Streaming 2,048 tokens" in out.stdout and picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_decode_times_every_context_and_batch(tmp_path: Path) -> None:
+    told = tmp_path / "decode.json"
+    out = bench(
+        "decode", "--context", "32,128", "--batch", "1,3", "--tokens", "4", "--architectures", "mag",
+        "--json", str(told), *TINY,
+    )  # fmt: skip
+    rows = json.loads(told.read_text())["rows"]
+    assert [(row["context"], row["batch"]) for row in rows] == [(32, 1), (32, 3), (128, 1), (128, 3)]
+    assert all(0 < row["median_ms"] <= row["p90_ms"] and row["by"] == "eager" for row in rows)
+    assert rows[1]["state_mb"] == pytest.approx(3 * rows[0]["state_mb"], rel=0.01)
+    assert "one context" in out.stdout
+
+
+def test_decode_leaves_out_what_takes_too_long(tmp_path: Path) -> None:
+    told = tmp_path / "decode.json"
+    bench(
+        "decode", "--context", "16,1M", "--batch", "1", "--tokens", "2", "--architectures", "lmm", "--piece", "16",
+        "--seconds", "0.5", "--json", str(told), *TINY,
+    )  # fmt: skip
+    first, second = json.loads(told.read_text())["rows"]
+    assert first["median_ms"] > 0 and second["context"] == 1 << 20 and "were up at" in second["remark"]
+
+
+def test_needle_says_that_a_model_without_training_guesses(tmp_path: Path) -> None:
+    told = tmp_path / "needle.json"
+    out = bench("needle", "--length", "256", "--depths", "0,1", "--architectures", "lmm", "--json", str(told), *TINY)
+    rows = json.loads(told.read_text())["rows"]
+    assert [(row["length"], row["depth"], row["accuracy"]) for row in rows] == [(256, 0.0, 0.0), (256, 1.0, 0.0)]
+    assert "was not trained" in out.stdout and "chance" in out.stdout
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's directory with a checkpoint of a model of bytes."""
+    from safetensors import torch as safetensors
+
+    settings: dict[str, Any] = {
+        "model": {"dim": 16, "layers": 1, "architecture": {"type": "lmm"}},
+        "task": {"type": "needle", "length": 200},
+        "train": {"steps": 1},
+    }
+    config = RunConfig.model_validate(settings)
+    model = Model(config.model, 256)
+    folder = tmp_path / "some-run" / "checkpoint"
+    folder.mkdir(parents=True)
+    safetensors.save_model(model, str(folder / WEIGHTS), weights_metadata(config, model, 1))
+    return folder.parent
+
+
+def test_a_trained_run_is_looked_at_by_its_name(run: Path) -> None:
+    out = bench("needle", "--length", "200", "--depths", "0.5", "--checkpoint", str(run), "--device", "cpu")
+    assert "some-run" in out.stdout and "was not trained" not in out.stdout
+    text = run.parent / "text.txt"
+    text.write_text("Over and over. ")
+    out = bench("stream", "--length", "96", "--checkpoint", str(run), "--text", str(text), "--device", "cpu")
+    assert "some-run" in out.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (["stream", "--length", "2X"], ConfigError, "--length: expected numbers of tokens"),
+        (["stream", "--length", "1K,2K"], ConfigError, "--length: expected one number of tokens, got 2"),
+        (["stream", "--architectures", "mak"], ConfigError, "unknown architecture 'mak'; did you mean 'mal'"),
+        (["stream", "--memory", "titan"], ConfigError, "unknown memory 'titan'; did you mean 'titans'"),
+        (["stream", "--plot", "/no/such/folder/x.png"], ConfigError, "--plot .*: expected a file in a folder"),
+        (["stream", "--text", "/no/such/text"], ConfigError, "--text .*: cannot be read"),
+        (["stream", "--checkpoint", "/no/such/run"], CheckpointError, "there is no checkpoint"),
+        (["needle", "--depths", "high"], ConfigError, "--depths: expected parts from 0 to 1"),
+        (["needle", "--length", "30"], ConfigError, "takes at least 137 bytes"),
+        (["decode", "--graphs", "--device", "cpu", "--size", "tiny"], ConfigError, "need a model on a GPU"),
+        (["decode", "--context", ""], ConfigError, "--context: expected at least one number"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(arguments: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        bench(*arguments)
+
+
+def test_lengths_are_read_as_people_write_them() -> None:
+    assert lengths_of("1K,32k, 2M,10M,7", "--context") == [1024, 32768, 2_097_152, 10_485_760, 7]
+    assert length_of("64K", "--piece") == 65_536
