@@ -1,20 +1,23 @@
-"""All benchmarks, one after another: `python -m benchmarks`, or `make benchmark`, which installs what they need."""
+"""All benchmarks, one after another: `make benchmark`, or without installing peers `python -m titanlab.benchmarks`."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-BENCHMARKS = ("command_line_start", "rule_on_cpu", "rules_on_cpu", "sweep_overhead", "sweep_scale")
+SCRIPTS = ("command_line_start", "rule_on_cpu", "rules_on_cpu", "sweep_overhead", "sweep_scale")
+VERBS = ("layer", "model")
+"""Of `titanlab bench`, with their default sizes."""
 
 
 def main() -> None:
     """Runs each in a process of its own; leaves with 1 if one failed."""
     failed = []
-    for name in BENCHMARKS:
-        print(f"== {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode:
-            failed.append(name)
+    commands = [[f"titanlab.benchmarks.{name}"] for name in SCRIPTS] + [["titanlab", "bench", verb] for verb in VERBS]
+    for command in commands:
+        print(f"== {' '.join(command)}", flush=True)
+        if subprocess.run([sys.executable, "-m", *command]).returncode:
+            failed.append(" ".join(command))
         print(flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -1,6 +1,6 @@
 """How long `titanlab --help` takes, in a fresh process each time.
 
-python -m benchmarks.command_line_start
+python -m titanlab.benchmarks.command_line_start
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rule alone on a CPU against titans-pytorch's NeuralMemory: forward + backward, one thread, in one run.
 
-    python -m benchmarks.rule_on_cpu        (needs: pip install 'titanlab[bench]')
+    python -m titanlab.benchmarks.rule_on_cpu        (needs: pip install 'titanlab[bench]')
 
 Both at batch 2, 512 tokens, 1 head of 64, depth 2, expansion 2, chunk 64, momentum. They do not compute the same: ours
 is the exact rule with token gates; the peer takes every gradient at the initial weights and has gates per chunk. Each
@@ -84,7 +84,12 @@ def main() -> None:
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
     for _ in range(ROUNDS):
         for name, row in rows.items():
-            output = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True).stdout
+            output = subprocess.run(
+                [sys.executable, "-m", "titanlab.benchmarks.rule_on_cpu", name],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
             row.append(json.loads(output.splitlines()[-1]))
     middle = {name: {key: statistics.median(r[key] for r in row) for key in row[0]} for name, row in rows.items()}
     print(f"{'':28}{'seconds':>10}{'MB':>10}")

@@ -1,6 +1,6 @@
 """CPU time a token of every rule as a function, one thread: forward, and forward + backward.
 
-    python -m benchmarks.rules_on_cpu
+    python -m titanlab.benchmarks.rules_on_cpu
 
 Batch 2, 512 tokens, 4 heads of 32, chunks of 64, float32, all rules in turns; the least of several rounds, since times
 on a shared machine drift. `loop` is forward of the token-by-token reference, for scale; `fla` are the plain PyTorch
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.naive_peers import naive_peers
-from titanlab import MEMORY_MODULES
+from titanlab.benchmarks.naive_peers import naive_peers
 from titanlab.memory_modules import functional, reference
+from titanlab.platform.memory import MEMORY_MODULES
 
 BATCH, TIME, HEADS, DIM, CHUNK, ROUNDS = 2, 512, 4, 32, 64, 5
 

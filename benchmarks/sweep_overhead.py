@@ -1,6 +1,6 @@
 """What Ray and MLflow add to a trial: one run in a sweep against the same run in a bare loop, in turns.
 
-    python -m benchmarks.sweep_overhead [--seconds 60] [--rounds 3]
+    python -m titanlab.benchmarks.sweep_overhead [--seconds 60] [--rounds 3]
 
 Three ways to train one configuration on one thread, each in a fresh process: `plain`, a PyTorch loop that keeps
 nothing; `train`, titanlab's own loop with journal and checkpoints; `sweep`, the only trial of a real `titanlab sweep
@@ -119,7 +119,7 @@ def bare(name: str, steps: int) -> Cost:
     """One of the bare loops in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "run.yaml").write_text(yaml.safe_dump(_run(steps)))
-        command = [sys.executable, __file__, "--loop", name, folder]
+        command = [sys.executable, "-m", "titanlab.benchmarks.sweep_overhead", "--loop", name, folder]
         output = subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True).stdout
         return Cost(*json.loads(output.splitlines()[-1]))
 

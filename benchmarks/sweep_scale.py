@@ -1,6 +1,6 @@
 """A sweep of very many very small trials on Ray and MLflow: what each costs beyond its training, and what grows.
 
-    python -m benchmarks.sweep_scale [--trials 1000]
+    python -m titanlab.benchmarks.sweep_scale [--trials 1000]
 
 Every trial trains a tiny model for two steps. Printed are the wall time, the seconds a trial took beyond its own
 training on the cores there are, the driver's memory after a tenth, a half and all of the trials, the size of MLflow's

@@ -1,4 +1,4 @@
-"""Imports point one way only: platform <- memory_modules <- architectures <- sweeps <- titanlab.commands."""
+"""Imports point one way only: platform <- memory_modules <- architectures <- sweeps <- benchmarks <- commands."""
 
 import ast
 import subprocess
@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "commands")
+LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "benchmarks", "commands")
 """From the lowest to the highest; a file may import its own layer and those before it."""
 
 FOUNDATIONS = (
     {"errors", "tensors", "printable", "redaction"},
-    {"config", "debugging", "registry", "shapes", "keys", "operations", "yaml_source", "overrides", "extends", "files"},
+    {"config", "debugging", "fusion", "registry", "shapes", "keys", "operations", "yaml_source", "overrides"}
+    | {"extends", "files", "norms"},
     {"memory", "architecture", "task"},
     {"layer_overrides", "stack"},
     {"model", "costs", "run_config", "budgets", "training_memory", "distributed", "plugins"},
-    {"corpora", "training", "tracking", "tasks", "testing"},
+    {"corpora", "training", "tracking", "tasks", "testing", "decoding", "streaming"},
 )
 """The order inside platform."""
 

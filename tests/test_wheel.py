@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ("platform", "memory_modules", "architectures", "sweeps")
+LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "benchmarks")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from titanlab.commands import (
+    bench,
     check,
     export,
     list_registered,
@@ -44,6 +45,7 @@ app.command("export", short_help="Write a trained trial as an MLflow model that 
 app.command("check", short_help="Check that a memory or an architecture keeps its promises.")(check.check)
 app.command("new", short_help="Begin a memory, an architecture or a task of your own: a plug-in that works.")(new.new)
 app.command("list", short_help="Show what a configuration can name, and its settings.")(list_registered.list_registered)
+app.add_typer(bench.bench, name="bench")
 app.command("ui", short_help="Serve MLflow and print the link that shows a sweep's trials.")(ui.ui)
 
 

@@ -1,0 +1,221 @@
+"""`titanlab bench model`: training steps of whole models on random tokens, each beside the transformer of its size."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from titanlab.benchmarks.chip import TERA, Ceilings, chip_of, facts_of, measure_ceilings
+from titanlab.benchmarks.layer import reason
+from titanlab.benchmarks.model_sizes import SIZES, Parts, Size, model_of
+from titanlab.benchmarks.result import Result, Row
+from titanlab.benchmarks.timing import free_memory
+from titanlab.platform.architecture import ARCHITECTURES
+from titanlab.platform.config import problems_of
+from titanlab.platform.costs import TRAINING, forward_flops, parameters_of
+from titanlab.platform.errors import ConfigError, Problem, unknown_name
+from titanlab.platform.memory import MEMORY_MODULES
+from titanlab.platform.model import ModelConfig
+from titanlab.platform.run_config import TrainConfig
+from titanlab.platform.task import Batch
+from titanlab.platform.training.device import own_random_state, seed_step
+from titanlab.platform.training.step import TrainingStep
+
+COLUMNS = [
+    "architecture", "context", "rows", "parameters", "tokens_per_second", "ratio", "step_ms", "tflops",
+    "ceiling_share", "peak_gb", "first_step_s", "loss", "remark",
+]  # fmt: skip
+
+BASELINE = "transformer"
+FEWEST, MOST = 3, 200
+"""Timed steps."""
+RATE = 1e-4
+TOLERATED = 0.03
+"""Of the transformer's parameters, by which a model may differ without a word."""
+
+
+@dataclass(frozen=True)
+class ModelBenchmark:
+    """What to measure."""
+
+    size: str = "340M"
+    architectures: Sequence[str] = ("transformer", "mac", "mag", "mal", "lmm")
+    contexts: Sequence[int] = (4096, 16384)
+    """Tokens of a row."""
+    batch_tokens: int = 16384
+    """Tokens of a step: as many rows as fit, one at least."""
+    parts: Parts = Parts()
+    training: dict[str, Any] = field(default_factory=dict)
+    """Settings of `train` other than its defaults: precision, compile, accumulate."""
+    seconds: float = 5.0
+    """Of timed steps, each model."""
+    tell: Callable[[str], None] = field(default=lambda text: None, compare=False)
+    """Is told what is measured next."""
+
+    def settings(self) -> dict[str, Any]:
+        """As the JSON file has them."""
+        own = {key: value for key, value in self.__dict__.items() if key not in ("tell", "parts")}
+        return {**own, **self.parts.__dict__, **SIZES[self.size]._asdict()}
+
+
+def bench_model(benchmark: ModelBenchmark, device: torch.device) -> Result:
+    """Trains every architecture for some steps at every context, the transformer first.
+
+    Raises:
+        ConfigError: an unknown architecture, memory or size, or models that cannot be built.
+    """
+    _refuse_unknown(benchmark)
+    size = SIZES[benchmark.size]
+    names = sorted(dict.fromkeys(benchmark.architectures), key=lambda name: name != BASELINE)
+    for context in benchmark.contexts:
+        training_of(benchmark, context)
+    models = {name: model_of(name, size, benchmark.parts) for name in names}
+    benchmark.tell("ceilings of this device")
+    ceilings = measure_ceilings(device, seconds=min(0.5, benchmark.seconds))
+    rows = []
+    for context in benchmark.contexts:
+        for name, model in models.items():
+            benchmark.tell(f"{name} of {benchmark.size}, {context} tokens a row")
+            rows.append(measured(name, model, size, context, benchmark, ceilings, device))
+        _compare(rows)
+    memory = f"{benchmark.parts.memory} of depth {benchmark.parts.depth}, chunk {benchmark.parts.chunk_size}"
+    title = f"Training {benchmark.size} models on {chip_of(device)}: {benchmark.batch_tokens} tokens a step, {memory}"
+    facts = facts_of(device, benchmark.settings(), ceilings)
+    return Result(title, COLUMNS, rows, facts, [*_legend(ceilings, benchmark), *_differences(models, size)])
+
+
+def _refuse_unknown(benchmark: ModelBenchmark) -> None:
+    if benchmark.size not in SIZES:
+        raise ConfigError(Problem(f"--size: {unknown_name('size', benchmark.size, SIZES)}"))
+    for name in benchmark.architectures:
+        if name not in ARCHITECTURES:
+            raise ConfigError(Problem(f"--architectures: {unknown_name('architecture', name, ARCHITECTURES)}"))
+    if benchmark.parts.memory not in MEMORY_MODULES:
+        raise ConfigError(Problem(f"--memory: {unknown_name('memory', benchmark.parts.memory, MEMORY_MODULES)}"))
+
+
+def rows_of(benchmark: ModelBenchmark, context: int) -> int:
+    """Rows of a step."""
+    return max(1, benchmark.batch_tokens // context)
+
+
+def training_of(benchmark: ModelBenchmark, context: int) -> TrainConfig:
+    """How rows of a context are trained on.
+
+    Raises:
+        ConfigError: naming the setting that cannot be used.
+    """
+    try:
+        return TrainConfig.model_validate({**benchmark.training, "batch_size": rows_of(benchmark, context)})
+    except ValidationError as error:
+        raise ConfigError(problems_of(error, lambda path: (".".join(map(str, ("train", *path))), None))) from None
+
+
+def measured(
+    name: str, model: ModelConfig, size: Size, context: int, benchmark: ModelBenchmark, ceilings: Ceilings,
+    device: torch.device,
+) -> Row:  # fmt: skip
+    """A row; what the training raises becomes its remark."""
+    rows = rows_of(benchmark, context)
+    row: Row = {
+        "architecture": name,
+        "context": context,
+        "rows": rows,
+        "parameters": parameters_of(model, size.vocabulary),
+        "feed_forward_expansion": model.expansion,
+    }
+    try:
+        train = training_of(benchmark, context)
+        row |= training_speed(model, size.vocabulary, context, train, device, benchmark.seconds)
+        flops = forward_flops(model, size.vocabulary, context)
+        tflops = TRAINING * flops * float(row["tokens_per_second"] or 0) / TERA
+        row |= {"flops_per_token": flops, "tflops": tflops, "ceiling_share": tflops / ceilings.matrix_tflops}
+    except ConfigError:
+        raise
+    except Exception as error:  # out of memory, or a kernel that refuses: the row says so and the next one is measured
+        row["remark"] = f"failed: {reason(error)}"
+    free_memory(device)
+    return row
+
+
+def training_speed(
+    model: ModelConfig, vocabulary: int, context: int, train: TrainConfig, device: torch.device, seconds: float
+) -> Row:
+    """Steps as `titanlab train` takes them, rows coming from the CPU; a GPU is waited for at the end alone."""
+    free_memory(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with own_random_state(device):
+        torch.manual_seed(train.seed)
+        take_step = TrainingStep(model.build(vocabulary).to(device).train(), train, device)
+        losses: list[float] = []
+
+        def steps(count: int) -> float:
+            """Seconds of so many steps."""
+            began = time.perf_counter()
+            for _ in range(count):
+                batch = random_batch(train.batch_size, context, vocabulary)
+                if not losses:
+                    take_step.prepare(batch)
+                seed_step(train.seed, len(losses))
+                last = take_step(batch, RATE)
+            losses.append(last.nats.item() / last.counted)  # waits for the device
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            return time.perf_counter() - began
+
+        first, second = steps(1), steps(1)
+        count = max(FEWEST, min(MOST, round(seconds / second)))
+        took = steps(count) / count
+    peak_gb = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+    return {
+        "tokens_per_second": train.batch_size * context / took,
+        "step_ms": took * 1e3,
+        "steps": count,
+        "first_step_s": first,
+        "peak_gb": peak_gb,
+        "loss": losses[-1],
+        "remark": None if all(map(math.isfinite, losses)) else "the loss is not finite",
+    }
+
+
+def random_batch(rows: int, context: int, vocabulary: int) -> Batch:
+    """Tokens that mean nothing, each the target of the one before."""
+    ids = torch.randint(vocabulary, (rows, context + 1))
+    return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(rows, context))
+
+
+def _compare(rows: Sequence[Row]) -> None:
+    """Tokens a second over the transformer's of the same context."""
+    speeds = {row["context"]: row.get("tokens_per_second") for row in rows if row["architecture"] == BASELINE}
+    for row in rows:
+        base, own = speeds.get(row["context"]), row.get("tokens_per_second")
+        row["ratio"] = own / base if isinstance(base, float) and isinstance(own, float) else None
+
+
+def _legend(ceilings: Ceilings, benchmark: ModelBenchmark) -> list[str]:
+    notes = [
+        f"the most that PyTorch reached in this run: {ceilings}",
+        "ratio: tokens a second over those of the transformer at the same context, in this run; above 1 is faster",
+        f"tflops: {TRAINING} times the operations of the forward pass (titanlab's own formulas, docs/costs.md)",
+        "loss: of the last step on random tokens, to show that it is finite",
+    ]
+    if BASELINE not in benchmark.architectures:
+        notes.append(f"no ratio: {BASELINE} is not among the architectures")
+    return notes
+
+
+def _differences(models: dict[str, ModelConfig], size: Size) -> list[str]:
+    """What has to be said if models differ in size."""
+    counts = {name: parameters_of(model, size.vocabulary) for name, model in models.items()}
+    base = counts.get(BASELINE) or max(counts.values())
+    away = [f"{name} {count / base - 1:+.0%}" for name, count in counts.items() if abs(count / base - 1) > TOLERATED]
+    widths = ", ".join(f"{name} {model.expansion:.3g}" for name, model in models.items())
+    notes = [f"width of the feed-forward layer over the model's: {widths}"]
+    return [*notes, f"PARAMETERS DIFFER: {', '.join(away)}"] if away else notes

@@ -1,0 +1,88 @@
+"""`titanlab bench model`."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from titanlab.commands.bench_options import JsonFile, Quick, check_json, names_of, numbers_of, present, teller
+
+
+class Precision(StrEnum):
+    """As `train.precision`."""
+
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class Compile(StrEnum):
+    """As `train.compile`."""
+
+    AUTO = "auto"
+    TRUE = "true"
+    FALSE = "false"
+
+
+def model(
+    architectures: Annotated[
+        str, typer.Option(help="Registered architectures, commas between them.")
+    ] = "transformer,mac,mag,mal,lmm",
+    size: Annotated[
+        str, typer.Option(help="tiny, 60M, 170M, 340M or 760M [default: 340M; on a CPU: tiny]", show_default=False)
+    ] = "",
+    context: Annotated[
+        str,
+        typer.Option(help="Tokens of a row, commas between [default: 4096,16384; CPU: 256]", show_default=False),
+    ] = "",
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a step [default: 16384; on a CPU: 512]", show_default=False)
+    ] = None,
+    memory: Annotated[str, typer.Option(help="The memory of each block.")] = "titans",
+    depth: Annotated[int, typer.Option(min=1, max=8, help="Matrices of the memory titans.")] = 2,
+    expansion: Annotated[float, typer.Option(min=0.1, max=64, help="Hidden width of it over its head's.")] = 4.0,
+    chunk_size: Annotated[int, typer.Option(min=1, help="Tokens that a memory computes together.")] = 64,
+    window: Annotated[int, typer.Option(min=1, help="Segment of mac, window of mag and mal.")] = 1024,
+    persistent: Annotated[int, typer.Option(min=0, help="Persistent tokens.")] = 16,
+    precision: Annotated[Precision, typer.Option(help="auto: bfloat16, on a CPU float32.")] = Precision.AUTO,
+    accumulate: Annotated[int, typer.Option(min=1, help="Parts that a step's rows are computed in.")] = 1,
+    compiled: Annotated[
+        Compile, typer.Option("--compile", help="Whether torch.compile fuses small kernels: `train.compile`.")
+    ] = Compile.AUTO,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay steps: `train.cuda_graph`.")] = False,
+    checkpoint_blocks: Annotated[
+        bool, typer.Option("--checkpoint-blocks", help="Save memory: `train.checkpoint_blocks`.")
+    ] = False,
+    matched: Annotated[
+        bool, typer.Option(help="Give each as many parameters as the transformer, by its feed-forward layer's width.")
+    ] = True,
+    quick: Quick = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Train whole models for some steps on random tokens, as `titanlab train` would, beside the transformer."""
+    check_json(json_file)
+    contexts = numbers_of(context, "--context") if context else []
+
+    from titanlab.benchmarks.chip import best_device
+    from titanlab.benchmarks.model import ModelBenchmark, bench_model
+    from titanlab.benchmarks.model_sizes import Parts
+
+    device = best_device()
+    on_gpu = device.type == "cuda"
+    benchmark = ModelBenchmark(
+        size=size or ("340M" if on_gpu else "tiny"),
+        architectures=names_of(architectures),
+        contexts=contexts or ([4096, 16384] if on_gpu else [256]),
+        batch_tokens=batch_tokens or (16384 if on_gpu else 512),
+        parts=Parts(memory, depth, expansion, chunk_size, window, persistent, matched),
+        training={
+            "precision": precision.value,
+            "accumulate": accumulate,
+            "compile": "auto" if compiled is Compile.AUTO else compiled is Compile.TRUE,
+            "cuda_graph": cuda_graph,
+            "checkpoint_blocks": checkpoint_blocks,
+        },
+        seconds=0.2 if quick else 5.0,
+        tell=teller(),
+    )
+    present(bench_model(benchmark, device), json_file)

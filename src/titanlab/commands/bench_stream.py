@@ -1,0 +1,91 @@
+"""`titanlab bench stream`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from titanlab.commands.bench_options import JsonFile, check_json, present, teller
+from titanlab.commands.bench_streamed import (
+    Architectures,
+    Checkpoints,
+    ChunkSize,
+    Depth,
+    Device,
+    Memory,
+    Piece,
+    Precise,
+    Precision,
+    Size,
+    Where,
+    Window,
+    length_of,
+    models_of,
+)
+from titanlab.commands.options import Plugins
+
+GIGA = 1_000_000_000
+
+
+def stream(
+    length: Annotated[str, typer.Option(help="Tokens of the stream: 2M is 2,097,152, 10M 10,485,760.")] = "2M",
+    architectures: Architectures = "mac,mag,mal,lmm,transformer",
+    checkpoints: Checkpoints = None,
+    size: Size = "small",
+    memory: Memory = "titans",
+    depth: Depth = 2,
+    chunk_size: ChunkSize = 64,
+    window: Window = 512,
+    batch: Annotated[int, typer.Option(min=1, help="Streams read at once.")] = 1,
+    piece: Piece = "",
+    text: Annotated[
+        Path | None, typer.Option(help="Read this file over and over, instead of random bytes.", show_default=False)
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.01, help="Let each model read so long at most.", show_default=False)
+    ] = None,
+    state_limit: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="GB", help="End where the state is larger; default: where memory is full."),
+    ] = None,
+    graphs: Annotated[bool, typer.Option("--graphs", help="Record pieces as CUDA graphs.")] = False,
+    precision: Precise = Precision.AUTO,
+    device: Where = Device.AUTO,
+    plugins: Plugins = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw it into this file.", show_default=False)
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Read a stream of any length in pieces: tokens a second, memory and memory norms along the way."""
+    check_json(json_file)
+    check_json(plot, "--plot")
+    tokens, cut = length_of(length, "--length"), length_of(piece, "--piece") if piece else None
+
+    from titanlab.benchmarks.stream import StreamBenchmark, bench_stream
+    from titanlab.benchmarks.stream_plot import plot_stream
+    from titanlab.platform.decoding.computing import device_called
+    from titanlab.platform.errors import ConfigError, Problem
+
+    try:
+        read = None if text is None else text.read_bytes()
+    except OSError as error:
+        raise ConfigError(Problem(f"--text {text}: cannot be read ({error.strerror or error})")) from error
+    benchmark = StreamBenchmark(
+        models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
+        length=tokens,
+        batch=batch,
+        piece=cut,
+        text=read,
+        precision=precision.value,
+        graphs=graphs,
+        seconds=seconds,
+        state_limit=None if state_limit is None else round(state_limit * GIGA),
+        tell=teller(),
+    )
+    result = bench_stream(benchmark, device_called(device.value))
+    present(result, json_file)
+    if plot is not None:
+        plot_stream(result, plot)
