@@ -91,7 +91,8 @@ class Call:
     @property
     def needs_gradients(self) -> bool:
         """Whether a backward pass may follow."""
-        return torch.is_grad_enabled() and any(x.requires_grad for x in (self.q, self.k, self.v))
+        tensors = (self.q, self.k, self.v, *(self.prefix or ()))
+        return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 class AttentionBackend(ABC):
@@ -103,7 +104,7 @@ class AttentionBackend(ABC):
 
     @abstractmethod
     def is_preferred(self, call: Call) -> bool:
-        """Whether `auto` takes it where nothing stands in the way: it was checked on such a device, and is faster."""
+        """Whether `auto` takes it where nothing stands in the way: such calls were checked on such a device."""
 
     @abstractmethod
     def attend(self, call: Call) -> Queries:

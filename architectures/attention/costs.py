@@ -15,7 +15,8 @@ def attention_flops(
         products     4 w keys, w = dim: the query with each key it sees, its weight with the value
 
     With persistent tokens the query sees `persistent` keys more, its scores with them are 2 dim each, and heads are
-    wider by that number rounded up to a multiple of 8 (see `_with_prefix`): w = dim + heads * extra.
+    wider by that number rounded up to a multiple of 8: w = dim + heads * extra. This is how the backend `sdpa` attends
+    (see `_widened`); the others do not widen heads.
 
     Args:
         dim: width of the model.

@@ -5,12 +5,33 @@ from __future__ import annotations
 import torch
 
 from titanlab.architectures.attention.backend import AttentionBackend, Call, Causal, Queries, SlidingWindow
-from titanlab.architectures.attention.flash_kernels import FlashKernel, capability, kernel_for
+from titanlab.architectures.attention.flash_kernels import (
+    FlashAttention4,
+    FlashKernel,
+    capability,
+    kernel_for,
+    widest_head,
+)
 from titanlab.architectures.attention.merging import Part, merged
 
-HEAD_DIM = 256
-LEAST_TIME = 512
-"""Queries from which `auto` takes it: fewer are not worth compiling its kernels, once a process, for a head's size."""
+
+def was_checked(call: Call) -> bool:
+    """Whether such calls were compared with float32, gradients too: what `auto` gives to flash-attn, and nothing else.
+
+    Entered here is what docs/attention.md tells of; a call that is not may be right as well, and can be forced.
+    """
+    device, (queries, head_dim) = capability(call.q.device), call.q.shape[2:]
+    return (
+        device == (9, 0)
+        and isinstance(kernel_for(device), FlashAttention4)
+        and call.q.dtype == torch.bfloat16
+        and head_dim <= 64
+        and isinstance(call.pattern, Causal)  # a window has not been compared where it cuts anything off
+        and call.is_one_kernel
+        and call.past == 0
+        and queries >= 512  # fewer are not worth the seconds that the first call takes
+        and not torch.are_deterministic_algorithms_enabled()  # which asks for other kernels
+    )
 
 
 class FlashBackend(AttentionBackend):
@@ -27,22 +48,21 @@ class FlashBackend(AttentionBackend):
             return f"flash-attn needs a CUDA device, and the tensors are on {q.device.type}"
         if q.dtype not in (torch.bfloat16, torch.float16):
             return f"flash-attn takes bfloat16 and float16, not {q.dtype}; set train.precision to bfloat16"
-        if q.shape[3] > HEAD_DIM or q.shape[3] % 8:
-            return f"flash-attn takes heads of a multiple of 8 up to {HEAD_DIM}, not of {q.shape[3]}; change heads"
+        widest = widest_head(capability(q.device))
+        if q.shape[3] > widest or q.shape[3] % 8:
+            return f"flash-attn takes heads of a multiple of 8 up to {widest} here, not of {q.shape[3]}; change heads"
         kernel = kernel_for(capability(q.device))
         if isinstance(kernel, str):
             return kernel
         if call.needs_gradients and not call.is_one_kernel and not kernel.log_sum_has_gradient:
             return (
-                f"{kernel.name} cannot be trained with persistent tokens or in mac; install flash-attn 4, or set flex"
+                f"{kernel.name} cannot be trained with persistent tokens or in mac; set sdpa, or on Hopper and later "
+                "install flash-attn 4"
             )
         return ""
 
     def is_preferred(self, call: Call) -> bool:
-        if not call.q.is_cuda or call.q.shape[2] < LEAST_TIME:
-            return False
-        kernel = kernel_for(capability(call.q.device))
-        return isinstance(kernel, FlashKernel) and capability(call.q.device) in kernel.checked
+        return call.q.is_cuda and was_checked(call)
 
     def attend(self, call: Call) -> Queries:
         kernel = kernel_for(capability(call.q.device))

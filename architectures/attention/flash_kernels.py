@@ -26,8 +26,6 @@ class FlashKernel(ABC):
     name: str
     log_sum_has_gradient: bool
     """Whether a gradient of the log-sum-exp reaches queries and keys; if not, it is lost without a word."""
-    checked: tuple[tuple[int, int], ...]
-    """Compute capabilities of the GPUs that its numbers were checked on."""
 
     @abstractmethod
     def attend(
@@ -50,7 +48,6 @@ class FlashAttention4(FlashKernel):
 
     name = "flash-attn 4"
     log_sum_has_gradient = True
-    checked = ((9, 0),)
 
     def __init__(self, module: ModuleType) -> None:
         # Its kernels are built by a compiler of their own, whose calls torch.compile cannot follow.
@@ -68,12 +65,10 @@ class FlashAttention4(FlashKernel):
 
 
 class FlashAttention2(FlashKernel):
-    """`flash_attn.flash_attn_func` of the package flash-attn: from Ampere on. Its backward pass ignores the gradient of
-    the log-sum-exp."""
+    """`flash_attn.flash_attn_func` of the package flash-attn: from Ampere on."""
 
     name = "flash-attn 2"
     log_sum_has_gradient = False
-    checked = ()
 
     def __init__(self, module: ModuleType) -> None:
         self._function: Callable[..., Any] = module.flash_attn_func
@@ -98,6 +93,11 @@ class FlashAttention2(FlashKernel):
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability of a CUDA device."""
     return torch.cuda.get_device_capability(device)
+
+
+def widest_head(device: tuple[int, int]) -> int:
+    """Dimension of the widest head that is taken on a compute capability: flash-attn 4 takes less on Blackwell."""
+    return 256 if device < (10, 0) else 128
 
 
 @cache

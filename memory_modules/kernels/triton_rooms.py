@@ -1,7 +1,7 @@
 """The slice of a memory that one program works on, tiles of BD x BF in memory that is its own.
 
-A function that is not inlined keeps what it needs in registers only while it runs; in one long loop the compiler
-would hold the addresses of everything at once, and spill them.
+The steps are functions that are not inlined: each holds registers only while it runs. In one long loop the compiler
+holds the addresses of everything at once and spills them, some 7 kB a thread of the backward kernel instead of 0.3.
 """
 
 import triton

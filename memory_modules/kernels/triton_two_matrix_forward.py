@@ -8,8 +8,9 @@ The equations are dual_form's at depth 2, f the activation, ' the end of a chunk
     W1' = mix_00 W1 + mix_01 S1 - K^T (write_0 D)          S1' = mix_11 S1 - K^T (write_1 D)
     W2' = mix_00 W2 + mix_01 S2 - X^T (write_0 E)          S2' = mix_11 S2 - X^T (write_1 E)
 
-The hidden units are cut into slices of BF, one program each, which holds its slice of all four matrices on chip in
-float32 (W2 and S2 transposed, so that every tile is BD x BF) and walks the chunks. Only E and y are sums over units.
+The hidden units are cut into slices of BF, one program each, which walks the chunks with its slice of all four matrices
+in a room of its own, float32 (W2 and S2 transposed, so that every tile is BD x BF): the rooms of the programs that run
+at once fit the second-level cache. Only E and y are sums over units.
 The programs of a head meet twice a chunk: when all have left their parts of E, each adds up its share of the tokens,
 and when all have done that, each reads the whole of E; the parts of y are added a chunk later. E is rounded to TYPE
 once, so the backward kernel, which reads it, computes every memory again exactly as it was.
@@ -18,7 +19,7 @@ Letters: n chunks of c tokens (padded to BC), heads H of width D (padded to BD),
 slices, g = batch x heads, p = 2 with MOMENTUM else 1. Tensors: q, k, v, y [b, n c, H, D]; errors (E) [n, g, c, D];
 read, write [n, g, c, p]; inner [n, g, c, c]; mix [n, g, p, p]; state_1, end_1 [g, p, D, F]; state_2, end_2
 [g, p, F, D]; marks, the state before every chunk of number `every`, 2 every, ... [.., g, P, 2 p, BD, BF];
-sums, where programs of a head leave what is to be added [groups, 3, P, BC, BD].
+rooms [groups P, 2 p, BD, BF]; sums, where programs of a head leave what is to be added [groups, 3, P, BC, BD].
 """
 
 import triton
