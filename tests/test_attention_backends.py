@@ -1,4 +1,4 @@
-"""flash-attn and FlexAttention: equal to torch's attention in every pattern, and refused with a reason elsewhere.
+"""flash-attn and FlexAttention: equal to torch's attention in every pattern, alone and in every architecture.
 
 On a CPU flash-attn's functions are stood in for by float64 forms with their signatures, and FlexAttention runs
 uncompiled; test_attention_on_gpu compares the kernels themselves.
@@ -7,7 +7,7 @@ uncompiled; test_attention_on_gpu compares the kernels themselves.
 import math
 import sys
 from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,16 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as torch_flex
 
-from titanlab.architectures.attention import flash, flash_kernels, flex
+from titanlab.architectures.attention import flash, flex
 from titanlab.architectures.attention.backend import Call, Causal, Pattern, Prefix, SlidingWindow
 from titanlab.architectures.attention.flash import FlashBackend
-from titanlab.architectures.attention.flash_kernels import FlashAttention2, FlashAttention4, kernel_for
+from titanlab.architectures.attention.flash_kernels import kernel_for
 from titanlab.architectures.attention.flex import FlexBackend, block_mask
 from titanlab.architectures.attention.sdpa import SdpaBackend
-from titanlab.architectures.attention.selection import BACKENDS, select
-from titanlab.platform.architecture import ARCHITECTURES
-from titanlab.platform.errors import ConfigError
-from titanlab.platform.model import Model, ModelConfig, build_model
+from titanlab.architectures.attention.selection import BACKENDS
+from titanlab.platform.model import Model, build_model
 
 ATTENDING = ("mac", "mag", "mal", "sliding_window", "transformer")
 CALLS = [
@@ -35,16 +33,13 @@ CALLS = [
 ]
 
 
-def call_for(
-    pattern: Pattern, prefix: int, time: int, past: int, dim: int = 8, **kind: Any
-) -> tuple[Call, list[Tensor]]:
+def call_for(pattern: Pattern, prefix: int, time: int, past: int) -> tuple[Call, list[Tensor]]:
     """Random inputs, and these as leaves that want gradients."""
     keys = (past + time) * pattern.keys_per_token
     sizes = [time, keys, keys, *([time, prefix, prefix] if prefix else [])]
     make = torch.Generator().manual_seed(0)
-    kind = kind or {"dtype": torch.float64}
-    leaves = [torch.randn(2, 3, size, dim, generator=make).to(**kind).requires_grad_() for size in sizes]
-    return Call(*leaves[:3], pattern, dim**-0.5, Prefix(*leaves[3:]) if prefix else None), leaves
+    leaves = [torch.randn(2, 3, size, 8, generator=make, dtype=torch.float64).requires_grad_() for size in sizes]
+    return Call(*leaves[:3], pattern, 0.3, Prefix(*leaves[3:]) if prefix else None), leaves
 
 
 def outputs(backend: Any, call: Call, leaves: list[Tensor]) -> list[Tensor]:
@@ -219,87 +214,3 @@ def test_with_a_forced_backend_the_future_changes_nothing(forced: str, architect
     edited[:, 6] = (edited[:, 6] + 1) % 11
     change = (model(edited)[0] - model(ids)[0]).abs()
     assert change[:, :6].max() == 0.0 and change[:, 6].max() > 0
-
-
-@pytest.mark.parametrize("architecture", ATTENDING)
-@pytest.mark.parametrize("attention", ["flash", "flex"])
-def test_every_architecture_that_attends_hands_its_setting_on(architecture: str, attention: str) -> None:
-    model = build_model({"layers": 1, "architecture": {"type": architecture, "attention": attention}}, 11)
-    reason = f"architecture.attention: {attention} cannot run here: .* needs a CUDA device, and the tensors are on cpu"
-    with pytest.raises(ConfigError, match=reason):
-        model(torch.zeros(1, 5, dtype=torch.long))
-
-
-def test_all_architectures_that_attend_are_meant_here() -> None:
-    assert {name for name in ARCHITECTURES if "heads" in ARCHITECTURES[name].model_fields} == set(ATTENDING)
-
-
-def test_the_backend_is_no_part_of_what_a_run_is() -> None:
-    plain, forced = (
-        ModelConfig.model_validate({"architecture": {"type": "mac", "attention": attention}})
-        for attention in ("auto", "flash")
-    )
-    assert plain.identity() == forced.identity() and plain.settings() != forced.settings()
-
-
-def test_auto_takes_torch_on_a_cpu() -> None:
-    assert isinstance(select("auto", call_for(SlidingWindow(3), 2, 5, 0)[0]), SdpaBackend)
-
-
-def on_gpu(pattern: Pattern, prefix: int = 0, dtype: torch.dtype = torch.bfloat16, dim: int = 64, time: int = 9) -> Any:
-    """A call whose tensors say that they are on a GPU."""
-    call, _ = call_for(pattern, prefix, time, 0, dim)
-    q = SimpleNamespace(is_cuda=True, dtype=dtype, shape=call.q.shape, device="cuda", requires_grad=True)
-    return Call(q, call.k, call.v, pattern, 1.0, call.prefix)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("call", "reason"),
-    [
-        (on_gpu(Causal(), dtype=torch.float32), "bfloat16 and float16, not torch.float32; set train.precision"),
-        (on_gpu(Causal(), dim=20), "heads of a multiple of 8 up to 256, not of 20"),
-        (on_gpu(Causal(), dim=264), "heads of a multiple of 8 up to 256, not of 264"),
-        (on_gpu(Causal()), "flash-attn is not installed; to install it: pip install 'flash-attn-4"),
-    ],
-)
-def test_flash_says_why_it_cannot_run_and_what_to_do(install, call: Call, reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        select("flash", call)
-
-
-def test_flash_attn_2_declines_to_train_what_its_backward_pass_would_get_wrong(install) -> None:
-    install(**GENERATIONS[2])
-    for call in (on_gpu(SlidingWindow(4), prefix=2), on_gpu(Causal(2))):
-        assert "flash-attn 2 cannot be trained with persistent tokens" in FlashBackend().obstacle(call)
-        with torch.no_grad():
-            assert not FlashBackend().obstacle(call)
-    assert not FlashBackend().obstacle(on_gpu(SlidingWindow(4)))
-
-
-def test_the_newer_flash_attn_is_taken_and_auto_takes_only_what_was_checked(install) -> None:
-    install(**GENERATIONS[2], **GENERATIONS[4])
-    assert isinstance(kernel_for((9, 0)), FlashAttention4) and isinstance(kernel_for((8, 0)), FlashAttention2)
-    long = on_gpu(Causal(), time=512)
-    assert FlashBackend().is_preferred(long) and not FlashBackend().is_preferred(on_gpu(Causal(), time=511))
-    install(**GENERATIONS[2])
-    assert isinstance(kernel_for((9, 0)), FlashAttention2) and not FlashBackend().is_preferred(long)
-
-
-def test_a_broken_flash_attn_says_what_it_lacks(install, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> ModuleType:
-        raise ModuleNotFoundError("No module named 'cutlass'", name="cutlass")
-
-    def broken(name: str) -> ModuleType:
-        raise OSError("libcute.so: no such file")
-
-    monkeypatch.setattr(flash_kernels, "import_module", missing)
-    assert "flash-attn-4 is installed, but needs cutlass, which is not" in kernel_for((9, 0))
-    kernel_for.cache_clear()
-    monkeypatch.setattr(flash_kernels, "import_module", broken)
-    assert "does not import (OSError: libcute.so: no such file)" in kernel_for((9, 0))
-    assert "this one has 7.5" in kernel_for((7, 5))
-
-
-def test_flash_attn_4_alone_leaves_an_empty_package_that_is_no_flash_attn_2(install) -> None:
-    install(flash_attn=module("flash_attn"))
-    assert "flash-attn is not installed" in kernel_for((8, 0))
