@@ -69,9 +69,9 @@ class TrainConfig(Config):
     """How the loss is computed: from all logits of a part at once; from those of some tokens at a time, which takes
     less memory and gives the same up to rounding; by Liger-Kernel's fused kernel (a GPU; `pip install liger-kernel`).
     auto: chunked where the logits would take more than 256 MB."""
-    compile: Literal["auto", True, False] = no_result("auto")
+    compile: bool = no_result(False)
     """Whether torch.compile fuses norms, activations and gates into single kernels; the first step then takes longer,
-    by up to a minute. auto: on a GPU with Triton, for models of 100 million parameters and more."""
+    by up to a minute."""
     cuda_graph: bool = no_result(False)
     """Whether forward and backward pass are recorded once and replayed, so that a GPU is not kept waiting for Python:
     for models of many small kernels. Takes one GPU, and batches of one shape."""

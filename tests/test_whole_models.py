@@ -337,8 +337,8 @@ def test_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(ConfigError, match=r"train\.compile: torch\.compile needs a C\+\+ compiler"):
-        fuses_kernels(TrainConfig(compile=True), model(), CPU)
-    assert not fuses_kernels(TrainConfig(compile="auto"), model(), CPU)
+        fuses_kernels(TrainConfig(compile=True), CPU)
+    assert not fuses_kernels(TrainConfig(), CPU)
 
 
 def test_nothing_is_compiled_unless_asked_for() -> None:

@@ -10,11 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 
 import torch
-from torch import nn
 
 from titanlab.platform.distributed import rank, world_size
 from titanlab.platform.errors import ConfigError, Problem
-from titanlab.platform.model import parameter_count
 from titanlab.platform.run_config import TrainConfig
 
 
@@ -42,24 +40,16 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
     return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
 
-COMPILED_FROM = 100_000_000
-"""Parameters of a model that `compile: auto` compiles: training it takes much longer than that."""
-
-
-def fuses_kernels(config: TrainConfig, model: nn.Module, device: torch.device) -> bool:
+def fuses_kernels(config: TrainConfig, device: torch.device) -> bool:
     """Whether torch.compile is to fuse what it can.
 
     Raises:
         ConfigError: it is asked for and cannot work here.
     """
-    if config.compile is False:
-        return False
-    missing = _missing_compiler(device)
-    if config.compile == "auto":
-        return device.type == "cuda" and not missing and parameter_count(model) >= COMPILED_FROM
+    missing = _missing_compiler(device) if config.compile else ""
     if missing:
         raise ConfigError(Problem(f"torch.compile needs {missing}; install it, or choose false", "train.compile"))
-    return True
+    return config.compile
 
 
 def _missing_compiler(device: torch.device) -> str:

@@ -50,7 +50,7 @@ class GradientComputer:
         if config.cuda_graph:
             check_recordable(device)
         self.config, self.device = config, device
-        self.fuses = fuses_kernels(config, model, device)
+        self.fuses = fuses_kernels(config, device)
         self.loss: nn.Module = CountedLoss(model, config)
         self.recorded: RecordedGradient | None = None
 

@@ -16,14 +16,6 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
 
 
-class Compile(StrEnum):
-    """As `train.compile`."""
-
-    AUTO = "auto"
-    TRUE = "true"
-    FALSE = "false"
-
-
 def model(
     architectures: Annotated[
         str, typer.Option(help="Registered architectures, commas between them.")
@@ -46,9 +38,7 @@ def model(
     persistent: Annotated[int, typer.Option(min=0, help="Persistent tokens.")] = 16,
     precision: Annotated[Precision, typer.Option(help="auto: bfloat16, on a CPU float32.")] = Precision.AUTO,
     accumulate: Annotated[int, typer.Option(min=1, help="Parts that a step's rows are computed in.")] = 1,
-    compiled: Annotated[
-        Compile, typer.Option("--compile", help="Whether torch.compile fuses small kernels: `train.compile`.")
-    ] = Compile.AUTO,
+    compiled: Annotated[bool, typer.Option("--compile", help="Fuse small kernels: `train.compile`.")] = False,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay steps: `train.cuda_graph`.")] = False,
     checkpoint_blocks: Annotated[
         bool, typer.Option("--checkpoint-blocks", help="Save memory: `train.checkpoint_blocks`.")
@@ -78,7 +68,7 @@ def model(
         training={
             "precision": precision.value,
             "accumulate": accumulate,
-            "compile": "auto" if compiled is Compile.AUTO else compiled is Compile.TRUE,
+            "compile": compiled,
             "cuda_graph": cuda_graph,
             "checkpoint_blocks": checkpoint_blocks,
         },
