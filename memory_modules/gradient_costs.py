@@ -22,7 +22,8 @@ from titanlab.memory_modules.parts.structure import Mlp
 from titanlab.memory_modules.polynomial_features import polynomial_width
 
 if TYPE_CHECKING:
-    from titanlab.memory_modules.gradient_memory import Form, GradientMemoryConfig
+    from titanlab.memory_modules.gradient_form import Form
+    from titanlab.memory_modules.gradient_memory import GradientMemoryConfig
 
 
 def gradient_memory_flops(config: GradientMemoryConfig, form: Form, dim: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
@@ -11,12 +10,12 @@ from torch import Tensor, nn
 
 from titanlab.memory_modules.gates import GateMode, SigmoidGate, UnitGate, token_gates
 from titanlab.memory_modules.gradient_costs import gradient_memory_flops, gradient_memory_read_flops
+from titanlab.memory_modules.gradient_form import Form
 from titanlab.memory_modules.inert_settings import inert_settings, remark_on
 from titanlab.memory_modules.initial_weights import initial_weights
 from titanlab.memory_modules.layer import LayerConfig, MemoryLayer
 from titanlab.memory_modules.parts.objective import objective_called
-from titanlab.memory_modules.parts.retention import Decay, Retention
-from titanlab.memory_modules.parts.structure import Mlp, Normed, Structure
+from titanlab.memory_modules.parts.structure import Mlp, Normed
 from titanlab.memory_modules.polynomial_features import PolynomialFeatures, polynomial_width
 from titanlab.memory_modules.rules.deep_memory import (
     DeepMemoryState,
@@ -26,6 +25,7 @@ from titanlab.memory_modules.rules.deep_memory import (
 )
 from titanlab.memory_modules.rules.learned_memory import initial_learned_memory, learned_memory, read_learned_memory
 from titanlab.memory_modules.rules.learned_state import Control, LearnedRule, LearnedState, Rate, Rates
+from titanlab.platform.config import no_result
 from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.operations import remembered
 from titanlab.platform.shapes import shapes_only
@@ -79,6 +79,10 @@ class GradientMemoryConfig(LayerConfig):
     """Negative controls: ascent (steps up the gradient), keys_as_queries (memory is asked for its keys), frozen (random
     and never written), initial_gradients (all taken at the memory before the first token), last_matrix (only the last
     matrix learns)."""
+    backend: Literal["auto", "torch", "triton"] = no_result("auto")
+    """What computes the memory: torch; Triton's kernels, which have `titans` and `linear` of up to two matrices with
+    their default objective, gates and optimizer; or auto, Triton on the GPUs it was checked on where it can compute the
+    call, and torch elsewhere."""
 
     def inert(self) -> dict[str, str]:
         """Settings other than the defaults that do nothing beside the others, each with the reason."""
@@ -96,38 +100,6 @@ class GradientMemoryConfig(LayerConfig):
         """Layer + 2 in out for every matrix of every head."""
         form = _form_of(self, dim)
         return super().read_flops(dim) if form is None else gradient_memory_read_flops(self, form, dim)
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a kind of memory is, its gates and objective aside."""
-
-    structure: Structure
-    hidden: int
-    """Units between two matrices."""
-    normed: bool = False
-    """Whether M(x) = x + LayerNorm(f(x))."""
-    retention: Retention = Decay()
-    window: int = 1
-    """Tokens whose gradients each token writes."""
-    degree: int = 1
-    """Largest power of the polynomial features of keys and queries; 1: the keys and queries themselves."""
-    around: bool = False
-    """Whether M(x) = x + f(phi(x)), for features phi that are not as wide as x."""
-    muon_step: Literal["outside", "inside"] = "outside"
-    step_factor: float | None = None
-    """Largest step times chunk_size by default; None: 1, halved with each matrix after the first."""
-
-    def is_plain(self, config: GradientMemoryConfig) -> bool:
-        """Whether `deep_memory`, which is faster, computes this."""
-        return (
-            isinstance(self.structure, Mlp)
-            and not (self.structure.bias or self.normed)
-            and (self.retention.linear, self.window, self.degree) == (True, 1, 1)
-            and (config.objective, config.gates, config.gradient_at) == ("l2", "head", "undecayed")
-            and config.optimizer != "muon"
-            and config.control == "none"
-        )
 
 
 class GradientMemoryState(NamedTuple):
@@ -148,6 +120,9 @@ class GradientMemory(MemoryLayer):
             raise ConfigError(Problem(f"{message} decays", "model.memory.gradient_at"))
         self.config, self.form, self.chunk_size = config, form, config.chunk_size
         self.plain = form.is_plain(config)
+        if config.backend == "triton" and not self.plain:
+            message = "expected auto or torch: Triton's kernels do not have this memory (docs/rules.md)"
+            raise ConfigError(Problem(message, "model.memory.backend"))
         self.norms_values = config.value_norm == "l2"
         self.asked = 1 if config.control == "keys_as_queries" else 0
         width = polynomial_width(self.head_dim, form.degree) if form.degree > 1 else self.head_dim
@@ -208,7 +183,7 @@ class GradientMemory(MemoryLayer):
             gates = cast(tuple[Gate | None, Gate | None, Gate], (rates.keep, rates.momentum, rates.step))
             y, deep = deep_memory(
                 q, k, v, *gates, weights, chunk_size=self.chunk_size, residual=self.form.structure.residual,
-                activation=self.form.structure.activation, state=state.memory,
+                activation=self.form.structure.activation, state=state.memory, backend=self.config.backend,
             )  # fmt: skip
             return y, GradientMemoryState(deep, held)
         assert isinstance(state.memory, LearnedState)

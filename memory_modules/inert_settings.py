@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from titanlab.memory_modules.gradient_memory import Form, GradientMemoryConfig
+    from titanlab.memory_modules.gradient_form import Form
+    from titanlab.memory_modules.gradient_memory import GradientMemoryConfig
 
 WRITING = ("keep", "momentum", "step", "keep_start", "momentum_start", "step_base", "gates", "gate_rank", "objective",
            "p", "threshold_start", "optimizer", "gradient_at", "window")  # fmt: skip

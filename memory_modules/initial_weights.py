@@ -13,7 +13,8 @@ from titanlab.memory_modules.parts.retention import LqNorm, Softmax
 from titanlab.memory_modules.parts.structure import Mlp
 
 if TYPE_CHECKING:
-    from titanlab.memory_modules.gradient_memory import Form, GradientMemoryConfig
+    from titanlab.memory_modules.gradient_form import Form
+    from titanlab.memory_modules.gradient_memory import GradientMemoryConfig
 
 MOST = math.log(32)
 """By how much, in its logarithm, an initial A of the l_q norm may be longer or shorter than its W."""

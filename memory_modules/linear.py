@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from titanlab.memory_modules.gradient_memory import Form, GradientMemory, GradientMemoryConfig
+from titanlab.memory_modules.gradient_form import Form
+from titanlab.memory_modules.gradient_memory import GradientMemory, GradientMemoryConfig
 from titanlab.memory_modules.parts.structure import Mlp
 from titanlab.platform.memory import MEMORY_MODULES
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from titanlab.memory_modules.layer import LayerConfig, MemoryLayer
+from titanlab.platform.config import no_result
 from titanlab.platform.tensors import PerHead, at_least_float32
 
 
 class MatrixConfig(LayerConfig):
     """Settings of a rule whose memory is one matrix of d x d a head, d = dim / heads."""
 
-    backend: Literal["auto", "torch", "triton"] = "auto"
+    backend: Literal["auto", "torch", "triton"] = no_result("auto")
     """What computes the rule: torch; Triton's kernels, which choose their own chunk length; or auto, Triton on the GPUs
     it was checked on where it can compute the call, and torch elsewhere."""
 

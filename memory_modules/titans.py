@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from titanlab.memory_modules.gradient_memory import Form, GradientMemory, GradientMemoryConfig, hidden_units
+from titanlab.memory_modules.gradient_form import Form
+from titanlab.memory_modules.gradient_memory import GradientMemory, GradientMemoryConfig, hidden_units
 from titanlab.memory_modules.parts.structure import Mlp
 from titanlab.platform.memory import MEMORY_MODULES
 

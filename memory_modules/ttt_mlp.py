@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from titanlab.memory_modules.gates import GateMode
-from titanlab.memory_modules.gradient_memory import Form, GradientMemory, GradientMemoryConfig, hidden_units
+from titanlab.memory_modules.gradient_form import Form
+from titanlab.memory_modules.gradient_memory import GradientMemory, GradientMemoryConfig, hidden_units
 from titanlab.memory_modules.parts.structure import Mlp
 from titanlab.platform.memory import MEMORY_MODULES
 

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from titanlab import build_model
 from titanlab.memory_modules.functional import deep_memory
+from titanlab.platform.errors import ConfigError
 
 CASES = Path(__file__).with_name("triton_cases.py")
 _spec = importlib.util.spec_from_file_location("triton_cases", CASES)
@@ -139,6 +141,22 @@ def call(
 def test_triton_is_refused_where_it_cannot_run_with_the_reason(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=rf"backend: triton cannot run here: .*({reason})"):
         call("triton", **changes)
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        ({"type": "titans"}, "backend: triton cannot run here: "),
+        ({"type": "linear"}, "backend: triton cannot run here: "),
+        ({"type": "titans", "optimizer": "muon"}, "model.memory.backend: expected auto or torch"),
+    ],
+    ids=str,
+)
+def test_a_layer_passes_its_backend_on(memory: dict[str, Any], message: str) -> None:
+    block = {"heads": 1, "backend": "triton", **memory}
+    with pytest.raises((ValueError, ConfigError), match=message):
+        model = build_model({"dim": 16, "layers": 1, "architecture": {"type": "lmm"}, "memory": block}, 8)
+        model(torch.zeros(1, 4, dtype=torch.long))
 
 
 def test_auto_is_torch_on_a_cpu() -> None:
