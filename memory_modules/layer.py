@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titanlab.platform.errors import ConfigError, Problem
-from titanlab.platform.fusion import fusible
 from titanlab.platform.memory import MemoryConfig, MemoryModule
 from titanlab.platform.norms import RMSNorm, normed
+from titanlab.platform.recomputation import lean
 from titanlab.platform.tensors import Hidden, PerHead, State, compute_type
 
 
@@ -143,7 +143,7 @@ def unit(x: Tensor) -> Tensor:
     return (x / length.clamp_min(1e-6)).to(x.dtype, memory_format=torch.contiguous_format)
 
 
-@fusible
+@lean
 def _queries_keys_values(
     qkv: Tensor, before: Tensor, taps: Tensor | None, heads: int, norms_values: bool
 ) -> tuple[PerHead, PerHead, PerHead, Tensor]:
@@ -153,11 +153,9 @@ def _queries_keys_values(
         if taps is not None and qkv.shape[1]:
             qkv, before = _convolved(before.to(qkv.dtype), qkv, taps.to(qkv.dtype))
         parts = F.silu(qkv).unflatten(-1, (3, heads, -1)).movedim(2, 0)
-        if norms_values:
-            q, k, v = unit(parts).unbind(0)
-        else:
-            (q, k), v = unit(parts[:2]).unbind(0), parts[2]
-        return q, k, v, before
+        q, k = unit(parts[:2]).unbind(0)
+        # not of one storage with them, which the gradient of most rules keeps without the values
+        return q, k, unit(parts[2]) if norms_values else parts[2], before
 
 
 def _convolved(before: Tensor, x: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,13 +171,13 @@ def _convolved(before: Tensor, x: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]
     return reduce(torch.add, (seen[:, tap : tap + time] * taps[:, 0, tap] for tap in range(count + 1))), newest
 
 
-@fusible
+@lean
 def _queries(q: Tensor, tap: Tensor | None, heads: int) -> PerHead:
     with torch.autocast(q.device.type, enabled=False):
         q = q if tap is None else q * tap.to(q.dtype)
         return unit(F.silu(q).unflatten(-1, (heads, -1)))
 
 
-@fusible
+@lean
 def _gated_output(y: PerHead, gate: Hidden, weight: Tensor, eps: float, dtype: torch.dtype) -> Hidden:
     return normed(y, weight, eps, dtype).flatten(-2) * F.silu(gate)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titanlab.platform.fusion import fusible
+from titanlab.platform.recomputation import lean
 from titanlab.platform.tensors import compute_type, without_autocast
 
 
@@ -39,6 +40,6 @@ def normed(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 rms_norm = fusible(normed)
 
 
-@fusible
+@lean
 def _gated(y: Tensor, m: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     return y * torch.sigmoid(normed(m, weight, eps, dtype))

@@ -20,6 +20,7 @@ from titanlab.platform.costs import ASSUMED_ROW, parameters_of
 from titanlab.platform.memory import MemoryConfig
 from titanlab.platform.model import LOGITS_AT_ONCE, FeedForward, parameter_count
 from titanlab.platform.operations import remembered
+from titanlab.platform.recomputation import always_again
 from titanlab.platform.run_config import RunConfig
 from titanlab.platform.shapes import shapes_only
 
@@ -112,7 +113,7 @@ def _kept(module: nn.Module, forward: Callable[[Tensor], Tensor], tokens: int, d
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), always_again():
         x = torch.randn(1, tokens, dim).requires_grad_()
         own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -5,6 +5,7 @@ Only `deep_memory` imports this, where `backends` chose Triton.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -13,8 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from titanlab.memory_modules.kernels.chunk_gates import ChunkGates
-from titanlab.memory_modules.kernels.triton_matrix_memory import padded_to, padded_width
+from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, padded_to, padded_width
 from titanlab.memory_modules.kernels.triton_two_matrix_backward import backward
 from titanlab.memory_modules.kernels.triton_two_matrix_forward import forward
 
@@ -40,13 +40,14 @@ def slices_for(hidden: int, on_gpu: bool) -> Slices:
 
 
 def two_matrix_memory(
-    q: Tensor, k: Tensor, v: Tensor, gates: ChunkGates, first: Tensor, second: Tensor, activation: str, residual: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor | None, Tensor | None, Tensor], first: Tensor, second: Tensor,
+    activation: str, residual: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Runs n equal chunks, the gradients of each taken at the memory as it finds it.
 
     Args:
         q, k, v: [b, n c, h, d] of one type, float32, bfloat16 or float16.
-        gates: leading axes [n, b h]; float32.
+        gates: keep, momentum and step [n, b h, c] float32; keep and momentum may be None, as in `chunk_gates`.
         first: [b h, p, d, hidden] float32: the first matrix and, if p = 2, its momentum.
         second: [b h, p, hidden, d] float32: the second.
         activation: a name in ACTIVATIONS.
@@ -63,12 +64,11 @@ class _TwoMatrixMemory(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, activation: str, residual: bool, q: Tensor, k: Tensor, v: Tensor, read: Tensor, inner: Tensor,
-        write: Tensor, mix: Tensor, first: Tensor, second: Tensor,
+        ctx: Any, activation: str, residual: bool, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None,
+        momentum: Tensor | None, step: Tensor, first: Tensor, second: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        q, k, v, read, inner, write, mix, first, second = (
-            x.contiguous() for x in (q, k, v, read, inner, write, mix, first, second)
-        )  # fmt: skip
+        read, inner, write, mix = (x.contiguous() for x in gates_for(keep, momentum, step, q.dtype))
+        q, k, v, first, second = (x.contiguous() for x in (q, k, v, first, second))
         call = _Call(q, read, first, activation, residual)
         keeping = any(ctx.needs_input_grad)
         y, end_1, end_2 = torch.empty_like(q), torch.empty_like(first), torch.empty_like(second)
@@ -78,15 +78,18 @@ class _TwoMatrixMemory(torch.autograd.Function):
             call.counters(), call.exchange(), *call.sizes, **call.constants, **call.cut.forward, KEEPING=keeping,
         )  # fmt: skip
         if keeping:
-            ctx.save_for_backward(q, k, read, inner, write, mix, first, second, errors, marks)
+            # not the chunks' gates, which are c numbers a token
+            ctx.save_for_backward(q, k, keep, momentum, step, first, second, errors, marks)
         ctx.call = call
         return y, end_1, end_2
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_y: Tensor, d_end_1: Tensor, d_end_2: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, read, inner, write, mix, first, second, errors, marks = ctx.saved_tensors
+        q, k, *rates, first, second, errors, marks = ctx.saved_tensors
         call: _Call = ctx.call
+        gates = _GatesAgain(rates, ctx.needs_input_grad[5:8], q.dtype)
+        read, inner, write, mix = (x.detach().contiguous() for x in gates.made)
         d_first, d_second = (
             d_end_1.clone(memory_format=torch.contiguous_format),
             d_end_2.clone(memory_format=torch.contiguous_format),
@@ -106,13 +109,35 @@ class _TwoMatrixMemory(torch.autograd.Function):
             d_q,
             d_k,
             d_v.to(q.dtype),
-            d_read.sum(0),
-            d_inner,
-            d_write.sum(0),
-            d_mix.sum(0),
+            *gates.gradients(d_read.sum(0), d_inner, d_write.sum(0), d_mix.sum(0)),
             d_first,
             d_second,
         )
+
+
+class _GatesAgain:
+    """The chunks' gates from keep, momentum and step a second time, and these ones' gradients."""
+
+    def __init__(self, rates: Sequence[Tensor | None], needed: Sequence[bool], dtype: torch.dtype) -> None:
+        self.rates = [
+            None if x is None else x.detach().requires_grad_(need) for x, need in zip(rates, needed, strict=True)
+        ]
+        keep, momentum, step = self.rates
+        assert step is not None
+        with torch.enable_grad(), torch.autocast(step.device.type, enabled=False):
+            self.made = gates_for(keep, momentum, step, dtype)
+
+    def gradients(self, *d_made: Tensor) -> list[Tensor | None]:
+        """Of keep, momentum and step, from those of the chunks' gates."""
+        pairs = [(x, d_x) for x, d_x in zip(self.made, d_made, strict=True) if x.requires_grad]
+        wanted = {place: x for place, x in enumerate(self.rates) if x is not None and x.requires_grad}
+        if not wanted:
+            return [None, None, None]
+        found = torch.autograd.grad(
+            [x for x, _ in pairs], list(wanted.values()), [d_x for _, d_x in pairs], allow_unused=True
+        )
+        of = dict(zip(wanted, found, strict=True))
+        return [of.get(place) for place in range(3)]
 
 
 @cache

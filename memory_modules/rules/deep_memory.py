@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from titanlab.memory_modules.kernels.dual_form import dual_form
 from titanlab.memory_modules.rules.checks import check_position, check_sequence, joined, shape_of
 from titanlab.platform.debugging import refuse_nonfinite
 from titanlab.platform.errors import unknown_name
+from titanlab.platform.recomputation import computed_again
 from titanlab.platform.tensors import Gate, PerHead, at_least_float32
 
 
@@ -68,7 +69,7 @@ def deep_memory(
         activation: gelu (tanh form) | silu | relu | tanh, between the matrices.
         state: what an earlier call returned; a sequence cut anywhere gives the same as one call.
         backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
-            the call: one or two matrices (up to 512 hidden units), head dimension 16 to 64, chunk_size up to 64, no
+            the call: one or two matrices (up to 512 hidden units), head dimension 16 to 128, chunk_size up to 64, no
             float64, compute capability 9.0.
 
     Returns:
@@ -121,10 +122,15 @@ def read_deep_memory(
     q: PerHead, state: DeepMemoryState, *, residual: bool = False, activation: str = "gelu"
 ) -> PerHead:
     """M(q) [b, t, h, d] with the memory as it stands, writing nothing; products in q's type."""
+    return _read(residual, activation, q, *state.weights)
+
+
+@computed_again
+def _read(residual: bool, activation: str, q: Tensor, *weights: Tensor) -> Tensor:
     x = q.movedim(1, 2)
     y = x
     with torch.autocast(q.device.type, enabled=False):
-        for layer, matrix in enumerate(state.weights):
+        for layer, matrix in enumerate(weights):
             y = (ACTIVATIONS[activation](y, 0)[0] if layer else y) @ matrix.to(q.dtype)
     return (x + y if residual else y).movedim(2, 1).to(q.dtype)
 
@@ -145,11 +151,11 @@ def _by_kernels(
     common = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     stop = piece.start + piece.chunks * piece.size
     queries, keys, values = (x.to(common)[:, piece.start : stop] for x in (q, k, v))
-    arrays = gates_for(*gates, common)
     if len(state.weights) == 2:
         first, second = _stacked(state)
-        y, *after = two_matrix_memory(queries, keys, values, arrays, first, second, activation, residual)
+        y, *after = two_matrix_memory(queries, keys, values, gates, first, second, activation, residual)
         return y, after
+    arrays = gates_for(*gates, common)
     fresh = state.reference[0] is state.weights[0]
     reference = None if fresh else _grouped(state.reference[0])
     y, parts = matrix_memory(queries, keys, values, arrays, reference, _stacked(state)[0], residual)
@@ -164,7 +170,38 @@ def _grouped(matrix: Tensor) -> Tensor:
 def _stacked(state: DeepMemoryState) -> list[Tensor]:
     """Memory and momentum of every layer as parts of one tensor, [b * h, p, in, out]."""
     families = (state.weights, state.momentum) if state.momentum else (state.weights,)
-    return [torch.stack(parts, 2).flatten(0, 1) for parts in zip(*families, strict=True)]
+    return [_joined(parts) for parts in zip(*families, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts [b, h, in, out] as one tensor [b * h, p, in, out]; the one that `_advanced` cut them from, not a copy."""
+    whole = None if torch.compiler.is_compiling() else _whole(parts)
+    return torch.stack(list(parts), 2).flatten(0, 1) if whole is None else _Rejoined.apply(whole, *parts)
+
+
+def _whole(parts: Sequence[Tensor]) -> Tensor | None:
+    """The tensor [b * h, p, in, out] of which these are the parts, none left out; None if there is no such one."""
+    base, (batch, heads, *sizes) = parts[0]._base, parts[0].shape
+    if base is None or not base.is_contiguous() or base.numel() != len(parts) * parts[0].numel():
+        return None
+    whole = base.detach().view(batch * heads, len(parts), *sizes)
+    cut = whole.unflatten(0, (batch, heads)).unbind(2)
+    places = [(part.storage_offset(), part.stride()) for part in parts]
+    is_whole = places == [(part.storage_offset(), part.stride()) for part in cut]
+    return whole if is_whole and all(part._base is base for part in parts) else None
+
+
+class _Rejoined(torch.autograd.Function):
+    """`torch.stack` of parts of one tensor, for which that tensor stands."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, *parts: Tensor) -> Tensor:
+        ctx.groups = parts[0].shape[:2]
+        return whole.detach()
+
+    @staticmethod
+    def backward(ctx: Any, d_whole: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *d_whole.unflatten(0, ctx.groups).unbind(2)
 
 
 def _advanced(state: DeepMemoryState, stacked: Sequence[Tensor], piece: Piece, chunk_size: int) -> DeepMemoryState:
