@@ -2,8 +2,8 @@
 
 A program takes its number from a counter as it starts, so whoever waits, waits for programs that run already or are
 the next to start; nothing can block for good as long as the programs of one memory fit the chip together. What was
-written before arriving is seen by everyone after the meeting (CUDA's release and acquire at gpu scope); it is read
-past the first-level cache, which does not hear of it.
+written before arriving (a release at gpu scope) is seen by everyone after the meeting, read past the first-level cache,
+which does not hear of it.
 """
 
 import triton
