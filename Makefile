@@ -16,7 +16,7 @@ quickstart: .venv/installed
 	$(BIN)/titanlab sweep report sweeps/quickstart.yaml
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu and not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not gpu and not slow'
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'slow and not gpu'
