@@ -193,6 +193,21 @@ def kill() -> Callable[[int], None]:
     return lambda pid: os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture(scope="session")
+def run_kernel_cases() -> Callable[..., dict[str, Any]]:
+    """Runs a file of kernels' cases in a process of its own: name of each case -> its errors, or changes."""
+
+    def run(cases: Path, device: str, **environment: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, str(cases), device], capture_output=True, text=True, env={**os.environ, **environment}
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        return {line["name"]: line.get("errors", line.get("changes")) for line in lines}
+
+    return run
+
+
 LONGEST = (
     "test_quickstart", "test_readme", "test_survival", "test_sweep_kills", "test_sweep_run", "test_ui",
     "test_triton_rules", "test_triton_kernels", "test_export", "test_module_memory", "test_distributed",

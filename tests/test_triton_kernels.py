@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,26 +33,14 @@ BOUNDS = {"float32": (1e-4, 1e-3), "bfloat16": (5e-3, 2e-2), "float16": (5e-3, 2
 """Of everything but the gates' gradients, and of these."""
 
 
-def run(device: str, **environment: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(CASES), device],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {line["name"]: line.get("errors", line.get("changes")) for line in lines}
+@pytest.fixture(scope="module")
+def interpreted(run_kernel_cases: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return run_kernel_cases(CASES, "cpu", TRITON_INTERPRET="1")
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> dict[str, Any]:
-    return run("cpu", TRITON_INTERPRET="1")
-
-
-@pytest.fixture(scope="module")
-def compiled() -> dict[str, Any]:
-    return run("cuda")
+def compiled(run_kernel_cases: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return run_kernel_cases(CASES, "cuda")
 
 
 def assert_small(case: Any, errors: dict[str, float], *, slack: float = 1.0) -> None:

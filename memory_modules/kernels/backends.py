@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -32,14 +32,7 @@ def chosen_backend(backend: str, tensors: Sequence[Tensor], weights: Sequence[Te
     Raises:
         ValueError: for an unknown name, and for triton where it cannot run, saying why.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend: {unknown_name('backend', backend, BACKENDS)}")
-    if backend == "torch" or (backend == "auto" and not _is_checked(tensors[0].device)):
-        return "torch"
-    obstacle = _obstacle(tensors, weights, chunk_size)
-    if obstacle and backend == "triton":
-        raise ValueError(f"backend: triton cannot run here: {obstacle}; expected torch, or auto, which chooses")
-    return "torch" if obstacle else "triton"
+    return _chosen(backend, tensors[0].device, lambda: _obstacle(tensors, weights, chunk_size))
 
 
 def chosen_rule_backend(backend: str, rows: Sequence[Tensor]) -> str:
@@ -48,14 +41,15 @@ def chosen_rule_backend(backend: str, rows: Sequence[Tensor]) -> str:
     Raises:
         ValueError: for an unknown name, and for triton where it cannot run, saying why.
     """
+    return _chosen(backend, rows[0].device, lambda: _rule_obstacle(rows))
+
+
+def _chosen(backend: str, device: torch.device, obstacle_here: Callable[[], str]) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"backend: {unknown_name('backend', backend, BACKENDS)}")
-    if backend == "torch" or (backend == "auto" and not _is_checked(rows[0].device)):
+    if backend == "torch" or (backend == "auto" and not _is_checked(device)):
         return "torch"
-    least, most = RULE_HEAD_DIMS
-    obstacle = _obstacle_anywhere(rows)
-    for width in (x.shape[3] for x in rows if not least <= x.shape[3] <= most):
-        obstacle = f"the head dimension is {width} and the kernels take {least} to {most}"
+    obstacle = obstacle_here()
     if obstacle and backend == "triton":
         raise ValueError(f"backend: triton cannot run here: {obstacle}; expected torch, or auto, which chooses")
     return "torch" if obstacle else "triton"
@@ -78,6 +72,14 @@ def _obstacle(tensors: Sequence[Tensor], weights: Sequence[Tensor], chunk_size: 
     if chunk_size > LONGEST_CHUNK:
         return f"chunk_size is {chunk_size} and the kernels take up to {LONGEST_CHUNK}"
     return _obstacle_anywhere((*tensors, *weights))
+
+
+def _rule_obstacle(rows: Sequence[Tensor]) -> str:
+    """Why the kernels of the matrix rules cannot run; empty if they can."""
+    least, most = RULE_HEAD_DIMS
+    for width in (x.shape[3] for x in rows if not least <= x.shape[3] <= most):
+        return f"the head dimension is {width} and the kernels take {least} to {most}"
+    return _obstacle_anywhere(rows)
 
 
 def _obstacle_anywhere(tensors: Sequence[Tensor]) -> str:
