@@ -16,7 +16,7 @@ from titanlab.memory_modules.kernels.chunk_gates import ChunkGates
 def chunk_gates_on_gpu(
     keep: Tensor | None, momentum: Tensor | None, step: Tensor, inner_type: torch.dtype
 ) -> ChunkGates:
-    """What `chunk_gates` returns for gates [n, g, c] in float32, with products rounded to 11 bits on a GPU.
+    """What `chunk_gates` returns for gates [n, g, c] in float32, .
 
     inner, the one large array, and its gradient are held in `inner_type`.
     """
@@ -33,7 +33,7 @@ class _ChunkGates(torch.autograd.Function):
         read, write = step.new_empty(n, g, c, p), step.new_empty(n, g, c, p)
         inner, mix = step.new_empty(n, g, c, c, dtype=inner_type), step.new_empty(n, g, p, p)
         _forward[(n * g,)](
-            step if keep is None else keep, step if momentum is None else momentum, step, read, inner, write, mix, c,
+            step if keep is None else keep, step if momentum is None else momentum, step, read, inner, write, mix,
             **_options(ctx, keep, momentum, step),
         )  # fmt: skip
         ctx.save_for_backward(keep, momentum, step)
@@ -49,7 +49,7 @@ class _ChunkGates(torch.autograd.Function):
         _backward[(n * g,)](
             step if keep is None else keep, step if momentum is None else momentum, step,
             *(x.contiguous() for x in d_gates),
-            d_step if d_keep is None else d_keep, d_step if d_momentum is None else d_momentum, d_step, c,
+            d_step if d_keep is None else d_keep, d_step if d_momentum is None else d_momentum, d_step,
             **_options(ctx, keep, momentum, step),
         )  # fmt: skip
         return d_keep, d_momentum, d_step, None
@@ -57,103 +57,149 @@ class _ChunkGates(torch.autograd.Function):
 
 def _options(ctx: Any, keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> dict[str, Any]:
     return {
-        "BC": max(16, triton.next_power_of_2(step.shape[2])),
+        "c": step.shape[2],
+        "BC": triton.next_power_of_2(step.shape[2]),
         "KEEP": keep is not None,
         "MOMENTUM": momentum is not None,
-        "PRECISION": "tf32" if step.is_cuda else "ieee",
-        "num_warps": 8,
+        "num_warps": 1,
     }
 
 
 @triton.jit
-def _products_within(gate, late, early):  # type: ignore[no-untyped-def]
-    """P[t, s] = prod_{s<j<=t} gate_j for s <= t, else 0."""
-    after = late[:, None] > early[None, :]
-    return tl.where(late[:, None] >= early[None, :], tl.cumprod(tl.where(after, gate[:, None], 1.0), 0), 0.0)
-
-
-@triton.jit
-def _gradient_of_gate(gate, products, d_products, d_from_start, rows, c, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
-    """d gate_j from the gradients of P and of the products from the chunk's start, by leaving factor j out."""
-    before = tl.load(gate + rows - 1, (rows > 0) & (rows <= c), 1.0)
-    without = tl.dot(d_products, tl.trans(_products_within(before, rows - 1, rows)), input_precision=PRECISION)
-    without += d_from_start[:, None] * tl.cumprod(before, 0)[None, :]
-    return tl.sum(products * without, 0)
-
-
-@triton.jit
 def _forward(  # type: ignore[no-untyped-def]
-    keep, momentum, step, read, inner, write, mix, c,
-    BC: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr, PRECISION: tl.constexpr,
+    keep, momentum, step, read, inner, write, mix,
+    c: tl.constexpr, BC: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr,
 ):  # fmt: skip
-    """One chunk of one head a program."""
+    """One chunk of one head a program, one column of H and of A H = C / step a lane, row by row:
+
+    H[t, i] = momentum_t H[t-1, i]      (A H)[t, i] = keep_t (A H)[t-1, i] + H[t, i]      H[i, i] = 1
+
+    and h and gamma are the same from H[-1] = 1, a from (A H)[-1] = 1 and H = 0.
+    """
     p: tl.constexpr = 2 if MOMENTUM else 1
     place = tl.program_id(0).to(tl.int64)
-    rows = tl.arange(0, BC)
-    token, last = rows < c, rows == c - 1
-    square = token[:, None] & token[None, :]
-    kept = tl.load(keep + place * c + rows, token & KEEP, 1.0)
-    rate = tl.load(step + place * c + rows, token, 0.0)
-    a = tl.cumprod(kept, 0)
-    A = _products_within(kept, rows, rows)
+    lanes = tl.arange(0, BC)
+    token = lanes < c
+    rate = tl.load(step + place * c + lanes, token, 0.0)
+    m, h = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
+    a, surprise, gamma = 1.0, 1.0, 0.0
+    for t in range(c):
+        row = place * c + t
+        kept = tl.load(keep + row) if KEEP else 1.0
+        a *= kept
+        tl.store(read + row * p, a)
+        if MOMENTUM:
+            carried = tl.load(momentum + row)
+            h = tl.where(lanes == t, 1.0, carried * h)
+            m = kept * m + h
+            surprise *= carried
+            gamma = kept * gamma + surprise
+            tl.store(read + row * p + 1, gamma)
+        else:
+            m = tl.where(lanes == t, 1.0, kept * m)
+        tl.store(inner + row * c + lanes, m * rate, token)
+    tl.store(write + (place * c + lanes) * p, m * rate, token)
+    tl.store(mix + place * p * p, a)
     if MOMENTUM:
-        carried = tl.load(momentum + place * c + rows, token, 1.0)
-        h = tl.cumprod(carried, 0)
-        H = _products_within(carried, rows, rows)
-        gamma = tl.sum(A * h[None, :], 1)
-        C = tl.dot(A, H, input_precision=PRECISION) * rate[None, :]
-        felt = tl.sum(tl.where(last[:, None], H, 0.0), 0) * rate
-        tl.store(read + (place * c + rows) * p + 1, gamma, token)
-        tl.store(write + (place * c + rows) * p + 1, felt, token)
-        tl.store(mix + place * 4 + 1, tl.sum(tl.where(last, gamma, 0.0)))
+        tl.store(write + (place * c + lanes) * p + 1, h * rate, token)
+        tl.store(mix + place * 4 + 1, gamma)
         tl.store(mix + place * 4 + 2, 0.0)
-        tl.store(mix + place * 4 + 3, tl.sum(tl.where(last, h, 0.0)))
-    else:
-        C = A * rate[None, :]
-    tl.store(inner + (place * c + rows)[:, None] * c + rows[None, :], C, square)
-    tl.store(read + (place * c + rows) * p, a, token)
-    tl.store(write + (place * c + rows) * p, tl.sum(tl.where(last[:, None], C, 0.0), 0), token)
-    tl.store(mix + place * p * p, tl.sum(tl.where(last, a, 0.0)))
+        tl.store(mix + place * 4 + 3, surprise)
 
 
 @triton.jit
 def _backward(  # type: ignore[no-untyped-def]
-    keep, momentum, step, d_read, d_inner, d_write, d_mix, d_keep, d_momentum, d_step, c,
-    BC: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr, PRECISION: tl.constexpr,
+    keep, momentum, step, d_read, d_inner, d_write, d_mix, d_keep, d_momentum, d_step,
+    c: tl.constexpr, BC: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr,
 ):  # fmt: skip
-    """One chunk of one head a program."""
+    """The same backward, some rows at a time from the last to the first, each time after the rows before them again."""
     p: tl.constexpr = 2 if MOMENTUM else 1
+    SOME: tl.constexpr = 8
     place = tl.program_id(0).to(tl.int64)
-    rows = tl.arange(0, BC)
-    token, last = rows < c, rows == c - 1
-    square = token[:, None] & token[None, :]
-    kept = tl.load(keep + place * c + rows, token & KEEP, 1.0)
-    rate = tl.load(step + place * c + rows, token, 0.0)
-    A = _products_within(kept, rows, rows)
-    d_a = tl.load(d_read + (place * c + rows) * p, token, 0.0)
-    d_a += tl.where(last, tl.load(d_mix + place * p * p), 0.0)
-    d_C = tl.load(d_inner + (place * c + rows)[:, None] * c + rows[None, :], square, 0.0).to(tl.float32)
-    d_C += tl.where(last[:, None], tl.load(d_write + (place * c + rows) * p, token, 0.0)[None, :], 0.0)
+    lanes = tl.arange(0, BC)
+    token = lanes < c
+    gates = place * c
+    rate = tl.load(step + gates + lanes, token, 0.0)
+    zeros = tl.zeros([BC], tl.float32)
+    d_rate, g_m, g_h, d_kept, d_carried = zeros, zeros, zeros, zeros, zeros
+    g_a, g_gamma, g_surprise = tl.load(d_mix + place * p * p), 0.0, 0.0
+    d_last, d_felt = tl.load(d_write + (gates + lanes) * p, token, 0.0), zeros
     if MOMENTUM:
-        carried = tl.load(momentum + place * c + rows, token, 1.0)
-        h = tl.cumprod(carried, 0)
-        H = _products_within(carried, rows, rows)
-        d_rate = tl.sum(d_C * tl.dot(A, H, input_precision=PRECISION), 0)
-        d_C *= rate[None, :]
-        d_gamma = tl.load(d_read + (place * c + rows) * p + 1, token, 0.0)
-        d_gamma += tl.where(last, tl.load(d_mix + place * 4 + 1), 0.0)
-        d_h = tl.sum(A * d_gamma[:, None], 0) + tl.where(last, tl.load(d_mix + place * 4 + 3), 0.0)
-        d_felt = tl.load(d_write + (place * c + rows) * p + 1, token, 0.0)
-        d_rate += d_felt * tl.sum(tl.where(last[:, None], H, 0.0), 0)
-        d_H = tl.dot(tl.trans(A), d_C, input_precision=PRECISION)
-        d_H += tl.where(last[:, None], (d_felt * rate)[None, :], 0.0)
-        d_A = tl.dot(d_C, tl.trans(H), input_precision=PRECISION) + d_gamma[:, None] * h[None, :]
-        result = _gradient_of_gate(momentum + place * c, H, d_H, d_h, rows, c, PRECISION)
-        tl.store(d_momentum + place * c + rows, result, token)
-    else:
-        d_rate = tl.sum(d_C * A, 0)
-        d_A = d_C * rate[None, :]
+        g_gamma, g_surprise = tl.load(d_mix + place * 4 + 1), tl.load(d_mix + place * 4 + 3)
+        d_felt = tl.load(d_write + (gates + lanes) * p + 1, token, 0.0)
+        g_h = d_felt * rate
+    for back in range(tl.cdiv(c, SOME)):
+        begin = tl.program_id(1) + (tl.cdiv(c, SOME) - 1 - back) * SOME  # 0 + ...: the interpreter wants a tensor
+        m, h, a, surprise, gamma = zeros, zeros, 1.0, 1.0, 0.0
+        for t in range(begin):
+            m, h, a, surprise, gamma = _row(
+                keep + gates, momentum + gates, m, h, a, surprise, gamma, t, lanes, c, KEEP, MOMENTUM, False
+            )
+        ms, hs, others = (m,), (h,), ((a, surprise, gamma),)
+        for row in tl.static_range(SOME):
+            m, h, a, surprise, gamma = _row(
+                keep + gates, momentum + gates, m, h, a, surprise, gamma, begin + row, lanes, c, KEEP, MOMENTUM, True
+            )
+            ms, hs, others = ms + (m,), hs + (h,), others + ((a, surprise, gamma),)  # type: ignore[assignment]
+        if MOMENTUM:
+            if back == 0:
+                d_rate += d_felt * h
+        for row in tl.static_range(SOME):
+            t = begin + SOME - 1 - row
+            line = gates + tl.minimum(t, c - 1)
+            kept, carried = _gates_of_row(keep + gates, momentum + gates, t, c, KEEP, MOMENTUM, True)
+            d_row = tl.load(d_inner + line * c + lanes, token, 0.0).to(tl.float32)
+            d_row = tl.where(t < c, d_row, 0.0)
+            d_row += tl.where(t == c - 1, d_last, 0.0)
+            d_rate += d_row * ms[SOME - row]
+            g_m += d_row * rate
+            g_a += tl.where(t < c, tl.load(d_read + line * p), 0.0)
+            a, surprise, gamma = others[SOME - 1 - row]
+            found = tl.sum(g_m * ms[SOME - 1 - row]) + g_a * a
+            if MOMENTUM:
+                g_gamma += tl.where(t < c, tl.load(d_read + line * p + 1), 0.0)
+                g_h += g_m
+                g_surprise += tl.where(t < c, g_gamma, 0.0)  # which holds d_mix from the beginning
+                found += g_gamma * gamma
+                d_carried += tl.where(lanes == t, tl.sum(g_h * hs[SOME - 1 - row]) + g_surprise * surprise, 0.0)
+                g_h *= carried
+                g_surprise *= carried
+                g_gamma *= kept
+            d_kept += tl.where(lanes == t, found, 0.0)
+            g_m *= kept
+            g_a *= kept
+    tl.store(d_step + gates + lanes, d_rate, token)
     if KEEP:
-        result = _gradient_of_gate(keep + place * c, A, d_A, d_a, rows, c, PRECISION)
-        tl.store(d_keep + place * c + rows, result, token)
-    tl.store(d_step + place * c + rows, d_rate, token)
+        tl.store(d_keep + gates + lanes, d_kept, token)
+    if MOMENTUM:
+        tl.store(d_momentum + gates + lanes, d_carried, token)
+
+
+@triton.jit
+def _row(  # type: ignore[no-untyped-def]
+    keep, momentum, m, h, a, surprise, gamma, t, lanes, c: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr,
+    BEYOND: tl.constexpr,
+):  # fmt: skip
+    """A H, H, a, h and gamma of row t from those of the row before."""
+    kept, carried = _gates_of_row(keep, momentum, t, c, KEEP, MOMENTUM, BEYOND)
+    if MOMENTUM:
+        h = tl.where(lanes == t, 1.0, carried * h)
+        m = kept * m + h
+        surprise = carried * surprise
+        gamma = kept * gamma + surprise
+    else:
+        m = tl.where(lanes == t, 1.0, kept * m)
+    return m, h, kept * a, surprise, gamma
+
+
+@triton.jit
+def _gates_of_row(  # type: ignore[no-untyped-def]
+    keep, momentum, t, c: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr, BEYOND: tl.constexpr
+):  # fmt: skip
+    """keep and momentum of row t; 1 where t is BEYOND the last row, which leaves h and all gradients."""
+    kept, carried = 1.0, 1.0
+    if KEEP:
+        kept = tl.where(t < c, tl.load(keep + tl.minimum(t, c - 1)), 1.0) if BEYOND else tl.load(keep + t)
+    if MOMENTUM:
+        carried = tl.where(t < c, tl.load(momentum + tl.minimum(t, c - 1)), 1.0) if BEYOND else tl.load(momentum + t)
+    return kept, carried
