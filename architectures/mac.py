@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from titanlab.architectures.attention.backend import AttentionName
 from titanlab.architectures.attention.costs import attention_flops, key_value_bytes, mean_segment
 from titanlab.architectures.attention.layer import KeyValues
-from titanlab.architectures.attention.streaming import SegmentAttention
+from titanlab.architectures.attention.streaming import Asked, SegmentAttention
 from titanlab.architectures.persistent import PersistentTokens
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
 from titanlab.platform.config import no_result
@@ -39,7 +39,7 @@ class MacConfig(ArchitectureConfig):
 
     def flops(self, dim: int, memory: MemoryConfig, length: int) -> float:
         """The memory's read and write, and attention within segments: two keys a token, so 12 dim^2 + 4 w times twice
-        the mean place in the segment; persistent tokens are projected once a segment."""
+        the mean place in the segment; persistent tokens are projected once a row."""
         return (
             memory.read_flops(dim)
             + memory.flops(dim)
@@ -48,7 +48,7 @@ class MacConfig(ArchitectureConfig):
                 self.heads,
                 keys=2 * mean_segment(self.segment, length),
                 persistent=self.persistent,
-                prefixes_a_token=-(-length // self.segment) / length,
+                prefixes_a_token=1 / length,
                 keys_a_token=2,
             )
         )
@@ -97,15 +97,19 @@ class Mac(Architecture):
         return MacState(memory, memory, self.attention.initial_state(batch))
 
     def forward(self, x: Hidden, state: MacState) -> tuple[Hidden, MacState]:
-        inputs, prefix = self.norm(x), self.norm(self.persistent(x.shape[0]))
-        # What a read asks for is known for all segments; cut once, since the gradient of each slice is a whole row.
-        leaves, structure = pytree.tree_flatten((inputs, self.memory.question(inputs)))
-        sizes, outputs = self._segments(x.shape[1], self.attention.length(state.segment)), []
-        for parts in zip(*(leaf.split(sizes, 1) for leaf in leaves), strict=True):
-            part, question = pytree.tree_unflatten(parts, structure)
-            output, state = self._within_segment(part, question, prefix, state)
-            outputs.append(output)
-        return (x + torch.cat(outputs, 1) if outputs else x), state
+        inputs, always = self.norm(x), self.attention.always(self.norm(self.persistent(x.shape[0])))
+        past, ys, ms = self.attention.length(state.segment), [], []
+        places = (past + torch.arange(x.shape[1], device=x.device)) % self.segment
+        sizes = self._segments(x.shape[1], past)
+        # What is asked for is known for all segments; cut once, since the gradient of each slice is a whole row.
+        asked, questions = self.attention.ask(inputs, places, sizes), self._cut(self.memory.question(inputs), sizes)
+        for segment, question in zip(asked, questions, strict=True):
+            y, m, state = self._within_segment(segment, question, always, state)
+            ys.append(y)
+            ms.append(m)
+        if not ys:
+            return x, state
+        return gated_by(torch.cat(ys, 1), torch.cat(ms, 1), self.gate_norm, added=x), state
 
     def _segments(self, tokens: int, past: int) -> list[int]:
         """Lengths of the pieces that belong to one segment each, the first of which has seen `past` tokens."""
@@ -113,13 +117,20 @@ class Mac(Architecture):
         rest = range(first, tokens, self.segment)
         return [first] * (first > 0) + [min(self.segment, tokens - start) for start in rest]
 
-    def _within_segment(self, x: Hidden, question: State, prefix: Hidden, state: MacState) -> tuple[Hidden, MacState]:
-        """Tokens of one segment, normed; hands on a fresh segment once this one is full."""
+    @staticmethod
+    def _cut(question: State, sizes: list[int]) -> list[State]:
+        """The question of each piece of a row."""
+        leaves, structure = pytree.tree_flatten(question)
+        cut = [leaf.split(sizes, 1) for leaf in leaves]
+        return [pytree.tree_unflatten([parts[piece] for parts in cut], structure) for piece in range(len(sizes))]
+
+    def _within_segment(
+        self, asked: Asked, question: State, always: KeyValues | None, state: MacState
+    ) -> tuple[Hidden, Hidden, MacState]:
+        """What attention and memory say of the tokens of one segment; hands on a fresh one once it is full."""
         retrieved = self.memory.answer(question, state.at_start)
-        y, seen = self.attention(x, retrieved, prefix, state.segment)
+        ends = self.attention.length(state.segment) + retrieved.shape[1] == self.segment
+        y, seen = self.attention.answer(asked, retrieved, always, state.segment, ends=ends)
         y = self.attention_norm(y)
         m, memory = self.memory(y, state.memory)
-        output = gated_by(y, m, self.gate_norm)
-        if self.attention.length(seen) == self.segment:
-            return output, MacState(memory, memory, self.attention.initial_state(x.shape[0]))
-        return output, MacState(memory, state.at_start, seen)
+        return y, m, MacState(memory, memory if ends else state.at_start, seen)

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.memory import MemoryConfig, MemoryModule
 from titanlab.platform.norms import RMSNorm, normed
 from titanlab.platform.recomputation import lean
@@ -143,12 +144,26 @@ def unit(x: Tensor) -> Tensor:
     return (x / length.clamp_min(1e-6)).to(x.dtype, memory_format=torch.contiguous_format)
 
 
-@lean
 def _queries_keys_values(
     qkv: Tensor, before: Tensor, taps: Tensor | None, heads: int, norms_values: bool
 ) -> tuple[PerHead, PerHead, PerHead, Tensor]:
     """What the rule sees, in qkv's type: convolved after the tokens `before`, through SiLU, normed; and the newest
     tokens, to come before the next ones."""
+    if kernels_take(qkv, taps):
+        from titanlab.platform.fused_kernels.projected_heads import fits, projected_heads
+
+        rows = None if taps is None else taps.flatten(1)
+        if fits(qkv.shape[-1] // (3 * heads), rows):
+            normed_parts = (True, True, norms_values)
+            q, k, v, *newest = projected_heads(qkv, before if before.shape[1] else None, rows, heads, normed_parts)
+            return q, k, v, newest[0] if newest else before
+    return _queries_keys_values_in_torch(qkv, before, taps, heads, norms_values)
+
+
+@lean
+def _queries_keys_values_in_torch(
+    qkv: Tensor, before: Tensor, taps: Tensor | None, heads: int, norms_values: bool
+) -> tuple[PerHead, PerHead, PerHead, Tensor]:
     with torch.autocast(qkv.device.type, enabled=False):  # it would norm in float32 and hand that on
         if taps is not None and qkv.shape[1]:
             qkv, before = _convolved(before.to(qkv.dtype), qkv, taps.to(qkv.dtype))
@@ -171,13 +186,32 @@ def _convolved(before: Tensor, x: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]
     return reduce(torch.add, (seen[:, tap : tap + time] * taps[:, 0, tap] for tap in range(count + 1))), newest
 
 
-@lean
 def _queries(q: Tensor, tap: Tensor | None, heads: int) -> PerHead:
+    if kernels_take(q, tap):
+        from titanlab.platform.fused_kernels.projected_heads import fits, projected_heads
+
+        if fits(q.shape[-1] // heads, None):
+            return projected_heads(q, None, None if tap is None else tap[:, None], heads, (True,))[0]
+    return _queries_in_torch(q, tap, heads)
+
+
+@lean
+def _queries_in_torch(q: Tensor, tap: Tensor | None, heads: int) -> PerHead:
     with torch.autocast(q.device.type, enabled=False):
         q = q if tap is None else q * tap.to(q.dtype)
         return unit(F.silu(q).unflatten(-1, (heads, -1)))
 
 
-@lean
 def _gated_output(y: PerHead, gate: Hidden, weight: Tensor, eps: float, dtype: torch.dtype) -> Hidden:
+    if kernels_take(y, gate, weight):
+        from titanlab.platform.fused_kernels.normed_rows import WIDEST, normed_rows
+
+        if y.shape[-1] <= WIDEST:
+            beside, result = gate.unflatten(-1, y.shape[2:]), torch.promote_types(dtype, gate.dtype)
+            return normed_rows(y, weight, eps, result, use="silu", other=beside).flatten(-2)
+    return _gated_output_in_torch(y, gate, weight, eps, dtype)
+
+
+@lean
+def _gated_output_in_torch(y: PerHead, gate: Hidden, weight: Tensor, eps: float, dtype: torch.dtype) -> Hidden:
     return normed(y, weight, eps, dtype).flatten(-2) * F.silu(gate)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.fusion import fusible
 from titanlab.platform.recomputation import lean
 from titanlab.platform.tensors import compute_type, without_autocast
@@ -26,9 +27,21 @@ class RMSNorm(nn.RMSNorm):
         return torch.finfo(self.weight.dtype).eps if self.eps is None else self.eps
 
 
-def gated_by(y: Tensor, m: Tensor, norm: RMSNorm) -> Tensor:
-    """y sigmoid(norm(m))."""
-    return _gated(y, m, norm.weight, norm.epsilon, compute_type(m))
+def gated_by(y: Tensor, m: Tensor, norm: RMSNorm, *, added: Tensor | None = None) -> Tensor:
+    """y sigmoid(norm(m)), plus what is added."""
+    if kernels_take(y, m, norm.weight, added) and y.ndim == 3:
+        from titanlab.platform.fused_kernels.normed_rows import WIDEST, normed_rows
+
+        if m.shape[-1] <= WIDEST:
+            dtype = torch.promote_types(y.dtype, compute_type(m))
+            dtype = dtype if added is None else torch.promote_types(dtype, added.dtype)
+            other, before = y.unsqueeze(2), None if added is None else added.unsqueeze(2)
+            rows = normed_rows(
+                m.unsqueeze(2), norm.weight, norm.epsilon, dtype, use="sigmoid", other=other, added=before
+            )
+            return rows.squeeze(2)
+    gated = _gated(y, m, norm.weight, norm.epsilon, compute_type(m))
+    return gated if added is None else added + gated
 
 
 def normed(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -37,7 +50,17 @@ def normed(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         return F.rms_norm(x.to(dtype), (x.shape[-1],), weight.to(dtype), eps)
 
 
-rms_norm = fusible(normed)
+_rms_norm_in_torch = fusible(normed)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """The same in one pass, where it can be had."""
+    if kernels_take(x, weight) and x.ndim == 3:
+        from titanlab.platform.fused_kernels.normed_rows import WIDEST, normed_rows
+
+        if x.shape[-1] <= WIDEST:
+            return normed_rows(x.unsqueeze(2), weight, eps, dtype).squeeze(2)
+    return _rms_norm_in_torch(x, weight, eps, dtype)
 
 
 @lean

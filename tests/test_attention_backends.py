@@ -15,11 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as torch_flex
 
-from titanlab.architectures.attention import flash, flex
-from titanlab.architectures.attention.backend import Call, Causal, Pattern, Prefix, SlidingWindow
+from titanlab.architectures.attention import flash, flex, sdpa
+from titanlab.architectures.attention.backend import (
+    Call,
+    CallInStreams,
+    Causal,
+    Pattern,
+    Prefix,
+    SlidingWindow,
+    Stream,
+)
 from titanlab.architectures.attention.flash import FlashBackend
 from titanlab.architectures.attention.flash_kernels import kernel_for
 from titanlab.architectures.attention.flex import FlexBackend, block_mask
+from titanlab.architectures.attention.in_parts import CpuPart
 from titanlab.architectures.attention.sdpa import SdpaBackend
 from titanlab.architectures.attention.selection import BACKENDS
 from titanlab.platform.model import Model, build_model
@@ -158,6 +167,45 @@ def test_the_blocks_that_flex_attention_skips_are_those_that_nobody_sees(pattern
     assert torch.equal(ours.kv_num_blocks, made.kv_num_blocks)
     assert torch.equal(ours.full_kv_num_blocks, made.full_kv_num_blocks)
     assert torch.equal(ours.to_dense(), made.to_dense())
+
+
+IN_PARTS = [(count, prefix) for count in (1, 2, 3) for prefix in (0, 3) if count > 1 or prefix]
+
+
+def call_in_streams(count: int, prefix: int, time: int) -> tuple[CallInStreams, list[Tensor]]:
+    """A call of several keys a token, and its inputs as leaves that want gradients."""
+    make = torch.Generator().manual_seed(0)
+    sizes = [time] * (1 + 2 * count) + ([time, prefix, prefix] if prefix else [])
+    leaves = [torch.randn(2, 3, size, 8, generator=make, dtype=torch.float64).requires_grad_() for size in sizes]
+    streams = [Stream(*leaves[1 + 2 * number :][:2]) for number in range(count)]
+    return CallInStreams(leaves[0], streams, 0.3, Prefix(*leaves[1 + 2 * count :]) if prefix else None), leaves
+
+
+@pytest.mark.parametrize(("count", "prefix"), IN_PARTS)
+def test_torch_attends_in_parts_as_it_does_with_a_mask(count: int, prefix: int, monkeypatch) -> None:
+    call, leaves = call_in_streams(count, prefix, 13)
+    expected = outputs(SdpaBackend(), call, leaves)
+    parts = [CpuPart()] * (count + (prefix > 0))
+    monkeypatch.setattr(sdpa, "kernels_for", lambda call: parts)
+    monkeypatch.setattr(sdpa, "_causal", None)
+    for actual, wanted in zip(outputs(SdpaBackend(), call, leaves), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-12)
+
+
+def test_what_has_a_past_or_a_window_is_not_computed_in_parts(monkeypatch) -> None:
+    monkeypatch.setattr(sdpa, "kernels_for", None)
+    for pattern, past in ((Causal(2), 4), (SlidingWindow(5), 0), (Causal(), 0)):
+        SdpaBackend().attend(call_for(pattern, 0, 13, past)[0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_call_in_streams_is_one_of_keys_side_by_side(count: int) -> None:
+    call, _ = call_in_streams(count, 0, 5)
+    other = Call(call.q, call.k, call.v, Causal(count), 0.3)
+    assert (call.past, call.is_one_kernel, call.needs_gradients) == (0, count == 1, True)
+    for mine, theirs in zip(call.streams, other.streams, strict=True):
+        assert torch.equal(mine.keys, theirs.keys) and torch.equal(mine.values, theirs.values)
+    assert torch.equal(call.k[:, :, ::count], call.streams[0].keys)
 
 
 def model_with(attention: str, architecture: str, **settings: Any) -> Model:

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from titanlab.architectures.attention.backend import AttentionName, Call, Causal, Pattern, Prefix, SlidingWindow
+from titanlab.architectures.attention.in_parts import ON_CUDA, attend_in_parts
 from titanlab.architectures.attention.selection import select
 from titanlab.architectures.attention.streaming import SegmentAttention, WindowAttention
 from titanlab.platform.errors import ConfigError
@@ -29,7 +31,15 @@ def outputs(attention: AttentionName, leaves: list[Tensor], pattern: Pattern) ->
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize(
     ("pattern", "prefix", "time", "past"),
-    [(Causal(), 0, 1000, 0), (Causal(), 0, 100, 77), (SlidingWindow(100), 16, 1000, 99), (Causal(2), 4, 128, 0)],
+    [
+        (Causal(), 0, 1000, 0),
+        (Causal(), 0, 100, 77),
+        (SlidingWindow(100), 16, 1000, 99),
+        (Causal(2), 4, 128, 0),
+        (Causal(2), 16, 1024, 0),  # sdpa in parts
+        (Causal(2), 0, 1000, 0),
+        (Causal(), 16, 1000, 0),
+    ],
     ids=str,
 )
 def test_a_backend_equals_float32(attention, dim, pattern, prefix, time, past) -> None:
@@ -78,6 +88,22 @@ def test_a_segment_may_be_cut_anywhere(attention) -> None:
         return torch.cat(answers, 1)
 
     assert_cut_anywhere(fed, 90)
+
+
+@pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION])
+@pytest.mark.parametrize("prefix", [0, 16])
+def test_each_of_torchs_kernels_for_parts_equals_float32(backend: SDPBackend, prefix: int) -> None:
+    make = torch.Generator().manual_seed(0)
+    sizes = [1024, 2048, 2048, *([1024, prefix, prefix] if prefix else [])]
+    narrow = [torch.randn(2, 3, size, 64, generator=make).cuda().bfloat16().requires_grad_() for size in sizes]
+    wide = [leaf.detach().float().requires_grad_() for leaf in narrow]
+    kernels = [ON_CUDA[backend.value]] * (2 + (prefix > 0))
+    call = Call(*narrow[:3], Causal(2), 0.125, Prefix(*narrow[3:]) if prefix else None)
+    y = attend_in_parts(call, kernels)
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    actual, expected = [y.detach(), *torch.autograd.grad(y, narrow, upstream)], outputs("sdpa", wide, Causal(2))
+    for ours, reference, bound in zip(actual, expected, [1e-2] + [2e-2] * len(narrow), strict=True):
+        assert (ours.float() - reference).norm() <= bound * reference.norm()
 
 
 @torch.no_grad()

@@ -60,7 +60,18 @@ def on_gpu(
     return Call(queries, keys, keys, pattern, 1.0, Prefix(queries, always, always) if prefix else None)
 
 
-@pytest.mark.parametrize("call", [on_gpu(Causal()), on_gpu(Causal(), time=8192), on_gpu(Causal(), dim=32)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        on_gpu(Causal()),
+        on_gpu(Causal(), time=8192),
+        on_gpu(Causal(), dim=32),
+        on_gpu(Causal(), dim=128),
+        on_gpu(Causal(), dtype=torch.float16),
+        on_gpu(SlidingWindow(100)),
+        on_gpu(SlidingWindow(100), prefix=16),
+    ],
+)
 def test_auto_takes_flash_attn_where_it_was_checked(install, call: Call) -> None:
     install(FLASH_ATTN_4)
     assert isinstance(select("auto", call), FlashBackend)
@@ -71,14 +82,13 @@ def test_auto_takes_flash_attn_where_it_was_checked(install, call: Call) -> None
     [
         on_gpu(Causal(keys_per_token=2)),
         on_gpu(Causal(keys_per_token=2), prefix=4),
-        on_gpu(SlidingWindow(100)),
-        on_gpu(SlidingWindow(100), prefix=16),
+        on_gpu(SlidingWindow(100), past=99),
+        on_gpu(SlidingWindow(100), dim=256),
         on_gpu(Causal(), prefix=16),
         on_gpu(Causal(), dim=72),
-        on_gpu(Causal(), dim=128),
+        on_gpu(Causal(), dim=256),
         on_gpu(Causal(), past=1),
         on_gpu(Causal(), time=511),
-        on_gpu(Causal(), dtype=torch.float16),
     ],
 )
 def test_auto_leaves_to_torch_what_was_not_checked_but_it_can_be_forced(install, call: Call) -> None:

@@ -15,7 +15,7 @@ LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "benchmarks",
 FOUNDATIONS = (
     {"errors", "tensors", "printable", "redaction"},
     {"config", "debugging", "fusion", "registry", "shapes", "keys", "operations", "yaml_source", "overrides"}
-    | {"extends", "files", "norms", "recomputation"},
+    | {"extends", "files", "fused_kernels", "norms", "recomputation"},
     {"memory", "architecture", "task"},
     {"layer_overrides", "stack"},
     {"model", "costs", "run_config", "budgets", "training_memory", "distributed", "plugins"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -58,6 +59,13 @@ class Prefix(NamedTuple):
     values: Float[Tensor, "b h p d"]
 
 
+class Stream(NamedTuple):
+    """One key of each token and its value, [b, h, tokens, d]."""
+
+    keys: Keys
+    values: Keys
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """What a backend is given: one softmax over the prefix's keys and those that the pattern lets a query see.
@@ -79,9 +87,15 @@ class Call:
     prefix: Prefix | None = None
 
     @property
+    def streams(self) -> list[Stream]:
+        """The first key of each token and its value, then the second ones, ...: each [b, h, tokens, d]."""
+        count = self.pattern.keys_per_token
+        return [Stream(*pair) for pair in zip(_apart(self.k, count), _apart(self.v, count), strict=True)]
+
+    @property
     def past(self) -> int:
         """Tokens among the keys that come before the first query's."""
-        return self.k.shape[2] // self.pattern.keys_per_token - self.q.shape[2]
+        return self.streams[0].keys.shape[2] - self.q.shape[2]
 
     @property
     def is_one_kernel(self) -> bool:
@@ -91,8 +105,40 @@ class Call:
     @property
     def needs_gradients(self) -> bool:
         """Whether a backward pass may follow."""
-        tensors = (self.q, self.k, self.v, *(self.prefix or ()))
+        tensors = (self.q, *(x for stream in self.streams for x in stream), *(self.prefix or ()))
         return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+class CallInStreams(Call):
+    """A causal call with several keys a token, which are put side by side only where a backend asks for it."""
+
+    _streams: list[Stream]
+
+    def __init__(self, q: Queries, streams: list[Stream], scale: float, prefix: Prefix | None = None) -> None:
+        for name, value in {"q": q, "pattern": Causal(len(streams)), "scale": scale, "prefix": prefix}.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_streams", streams)
+
+    @property
+    def streams(self) -> list[Stream]:
+        return self._streams
+
+    @cached_property
+    def k(self) -> Keys:
+        return beside([stream.keys for stream in self.streams])
+
+    @cached_property
+    def v(self) -> Keys:
+        return beside([stream.values for stream in self.streams])
+
+
+def beside(streams: list[Keys]) -> Keys:
+    """The first stream's of a token, the second's, ...: all streams' keys [b, h, s, d] as one, token by token."""
+    return streams[0] if len(streams) == 1 else torch.stack(streams, 3).flatten(2, 3)
+
+
+def _apart(keys: Keys, count: int) -> tuple[Keys, ...]:
+    return (keys,) if count == 1 else keys.unflatten(2, (-1, count)).unbind(3)
 
 
 class AttentionBackend(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from titanlab.architectures.attention.backend import AttentionName, Call, Keys, Pattern, Prefix, Queries
@@ -56,6 +57,22 @@ class MultiHeadAttention(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
+    def attend(self, call: Call) -> Hidden:
+        """What the backend of the setting makes of a call, projected, [b, t, dim].
+
+        Raises:
+            ConfigError: the backend that the setting names cannot attend to this.
+        """
+        return self.out(select(self.attention, call).attend(call).transpose(1, 2).flatten(2))
+
+    def queries(self, x: Hidden) -> Queries:
+        """Queries of the tokens [b, t, dim], not yet rotated."""
+        return self._split(self.query(x))
+
+    def query_key_value(self, x: Hidden) -> Hidden:
+        """Queries, keys and values of the same tokens side by side, [b, t, 3 dim], by one product."""
+        return F.linear(x, torch.cat([self.query.weight, self.key_value.weight]))
+
     def no_tokens(self, batch: int) -> KeyValues:
         """The cache before the first token."""
         dim = self.out.in_features
@@ -82,13 +99,13 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ConfigError: the backend that the setting names cannot attend to this.
         """
-        q, time = self._split(self.query(x)), x.shape[1]
+        q, time = self.queries(x), x.shape[1]
         tokens = torch.arange(seen.keys.shape[2] // pattern.keys_per_token, device=x.device)
         turns = rotation(tokens, q.shape[-1], q.dtype)
         k = turned(seen.keys, turns.repeat_interleave(pattern.keys_per_token, 1))
         always = Prefix(q, *self.project(prefix)) if prefix.shape[1] else None
         call = Call(turned(q, turns[:, -time:]), k, seen.values, pattern, q.shape[-1] ** -0.5, always)
-        return self.out(select(self.attention, call).attend(call).transpose(1, 2).flatten(2))
+        return self.attend(call)
 
     def _split(self, x: Hidden) -> Queries:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from titanlab.architectures.attention.backend import Queries
+from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.fusion import fusible
 
 
@@ -27,7 +28,13 @@ def merged(parts: Sequence[Part]) -> Queries:
 
     Exact, and differentiable in outputs and sums; the sums' gradient is not small and must reach the scores.
     """
-    return _weighted([part.out for part in parts], torch.stack([part.log_sum for part in parts]))
+    outs, log_sums = [part.out for part in parts], [part.log_sum for part in parts]
+    if kernels_take(*outs, *log_sums):
+        from titanlab.platform.fused_kernels.weighted_parts import fits, weighted_parts
+
+        if fits(outs):
+            return weighted_parts(outs, log_sums)
+    return _weighted(outs, torch.stack(log_sums))
 
 
 @fusible

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from titanlab.architectures.attention.backend import Queries
+from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.fusion import fusible
 from titanlab.platform.tensors import at_least_float32
 
@@ -35,9 +36,18 @@ def rotation(positions: Tensor, dim: int, dtype: torch.dtype) -> Float[Tensor, "
     return torch.stack([angles.cos(), angles.sin()]).to(at_least_float32(dtype))
 
 
-@fusible
 def turned(x: Queries, rotation: Float[Tensor, "2 t d"]) -> Queries:
     """x [b, h, t, d] turned by the angles of its t tokens."""
+    if kernels_take(x, rotation):
+        from titanlab.platform.fused_kernels.turned_heads import WIDEST, turned_heads
+
+        if x.shape[-1] <= WIDEST:
+            return turned_heads(x, rotation)
+    return _turned_in_torch(x, rotation)
+
+
+@fusible
+def _turned_in_torch(x: Queries, rotation: Float[Tensor, "2 t d"]) -> Queries:
     cos, sin = rotation
     first, second = x.to(rotation.dtype).chunk(2, -1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1).to(x.dtype)

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titanlab.architectures.attention.backend import AttentionBackend, Call, Causal, Keys, Prefix, Queries
+from titanlab.architectures.attention.in_parts import attend_in_parts, kernels_for
 
 MASKED_QUERIES = 512  # queries of a causal call that share one mask: bounds it when a long piece follows a cache
 
 
 class SdpaBackend(AttentionBackend):
-    """torch's fused kernels. No mask is larger than a block of queries against what that block may see."""
+    """torch's fused kernels. No mask is larger than a block of queries against what that block may see; on a GPU a
+    causal call with several keys a token, or with a prefix, is computed in parts, and without any."""
 
     def obstacle(self, call: Call) -> str:
         return ""
@@ -21,6 +23,10 @@ class SdpaBackend(AttentionBackend):
         return True
 
     def attend(self, call: Call) -> Queries:
+        if isinstance(call.pattern, Causal) and not call.is_one_kernel and call.past == 0:
+            kernels = kernels_for(call)
+            if kernels is not None:
+                return attend_in_parts(call, kernels)
         q, k, v = (call.q, call.k, call.v) if call.prefix is None else _widened(call, call.prefix)
         prefix = 0 if call.prefix is None else call.prefix.keys.shape[2]
         if isinstance(call.pattern, Causal):

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from titanlab.architectures.attention.backend import AttentionName, Causal, SlidingWindow
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from titanlab.architectures.attention.backend import (
+    AttentionName,
+    Call,
+    CallInStreams,
+    Causal,
+    Prefix,
+    SlidingWindow,
+    Stream,
+    beside,
+)
 from titanlab.architectures.attention.layer import KeyValues, MultiHeadAttention
-from titanlab.platform.tensors import Hidden
+from titanlab.architectures.attention.rotary import rotation, turned
+from titanlab.platform.fused_kernels.choice import kernels_take
+from titanlab.platform.tensors import Hidden, PerHead, compute_type
 
 
 class CausalAttention(nn.Module):
@@ -44,6 +59,19 @@ class WindowAttention(nn.Module):
         return self.heads(x, seen, prefix, SlidingWindow(self.window)), seen.last(self.window - 1)
 
 
+class Asked(NamedTuple):
+    """What attention within segments makes of tokens alone, [b, t, h, d] each."""
+
+    queries: PerHead
+    turned_queries: PerHead
+    """Rotated by their place in the segment."""
+    keys: PerHead
+    turned_keys: PerHead
+    values: PerHead
+    rotation: Float[Tensor, "2 t d"]
+    """Of the places."""
+
+
 class SegmentAttention(nn.Module):
     """Token i of a segment sees the persistent tokens, and of tokens j <= i both x_j and what memory retrieved for it.
 
@@ -63,6 +91,29 @@ class SegmentAttention(nn.Module):
         """Tokens of the segment so far."""
         return state.keys.shape[2] // 2
 
+    def ask(self, x: Hidden, places: Int[Tensor, " t"], sizes: Sequence[int]) -> list[Asked]:
+        """What does not depend on what is retrieved, for tokens [b, t, dim] of any number of segments, in pieces.
+
+        Args:
+            x: the tokens.
+            places: where each stands in its segment.
+            sizes: tokens of each piece, t in all.
+        """
+        dim = x.shape[-1] // self.heads.heads
+        turns = rotation(places, dim, compute_type(x))
+        if kernels_take(x, turns):
+            from titanlab.platform.fused_kernels.turned_pieces import fits, turned_pieces
+
+            if fits(dim):
+                pieces = turned_pieces(self.heads.query_key_value(x), turns, self.heads.heads, sizes)
+                cut = turns.split(list(sizes), 1)
+                return [Asked(*piece, rotation=part) for piece, part in zip(pieces, cut, strict=True)]
+        q, own = self.heads.queries(x), self.heads.project(x)
+        rows = (q, turned(q, turns), own.keys, turned(own.keys, turns), own.values)
+        # cut once, since the gradient of each slice alone is a whole row
+        parts = [*(row.transpose(1, 2).split(list(sizes), 1) for row in rows), turns.split(list(sizes), 1)]
+        return [Asked(*piece) for piece in zip(*parts, strict=True)]
+
     def forward(self, x: Hidden, retrieved: Hidden, prefix: Hidden, state: KeyValues) -> tuple[Hidden, KeyValues]:
         """Attends from x [b, t, dim], tokens of one segment.
 
@@ -72,6 +123,38 @@ class SegmentAttention(nn.Module):
             prefix: persistent tokens [b, p, dim], p >= 0.
             state: the cache.
         """
-        pairs = torch.stack([retrieved, x], 2).flatten(1, 2)  # h_0 x_0 h_1 x_1 ...
-        seen = state.followed_by(self.heads.project(pairs))
-        return self.heads(x, seen, prefix, Causal(keys_per_token=2)), seen
+        past = self.length(state)
+        (asked,) = self.ask(x, torch.arange(past, past + x.shape[1], device=x.device), [x.shape[1]])
+        return self.answer(asked, retrieved, self.always(prefix), state)
+
+    def always(self, prefix: Hidden) -> KeyValues | None:
+        """Keys and values of the persistent tokens [b, p, dim]; None where there are none."""
+        return self.heads.project(prefix) if prefix.shape[1] else None
+
+    def answer(
+        self, asked: Asked, retrieved: Hidden, always: KeyValues | None, state: KeyValues, *, ends: bool = False
+    ) -> tuple[Hidden, KeyValues]:
+        """As `forward`, for tokens of one segment that were asked for before.
+
+        Args:
+            asked: of the tokens, t of them.
+            retrieved: what memory holds for each of them [b, t, dim].
+            always: of the persistent tokens.
+            state: the cache.
+            ends: whether the segment ends here, and the next cache is empty.
+        """
+        queries, turned_queries, own_keys, turned_keys, own_values = (x.transpose(1, 2) for x in asked[:5])
+        found, empty = self.heads.project(retrieved), self.initial_state(retrieved.shape[0])
+        past, scale = self.length(state), queries.shape[-1] ** -0.5
+        prefix, after = None if always is None else Prefix(queries, *always), empty
+        if past or not ends:
+            newest = KeyValues(beside([found.keys, own_keys]), beside([found.values, own_values]))
+            after = state.followed_by(newest)
+        if past:
+            places = torch.arange(past + retrieved.shape[1], device=retrieved.device)
+            turns = rotation(places, queries.shape[-1], queries.dtype).repeat_interleave(2, 1)
+            call = Call(turned_queries, turned(after.keys, turns), after.values, Causal(2), scale, prefix)
+        else:
+            streams = [Stream(turned(found.keys, asked.rotation), found.values), Stream(turned_keys, own_values)]
+            call = CallInStreams(turned_queries, streams, scale, prefix)
+        return self.heads.attend(call), empty if ends else after

@@ -93,4 +93,6 @@ def matrix_or_zeros(state: Tensor | None, k: Tensor, v: Tensor, dtype: torch.dty
 
 def joined(outputs: Sequence[Tensor], like: Tensor, dtype: torch.dtype) -> Tensor:
     """The outputs of a sequence's pieces, in the type asked for; no tokens give an empty tensor shaped as `like`."""
-    return (torch.cat(list(outputs), 1) if outputs else torch.zeros_like(like)).to(dtype)
+    if not outputs:
+        return torch.zeros_like(like).to(dtype)
+    return (outputs[0] if len(outputs) == 1 else torch.cat(list(outputs), 1)).to(dtype)

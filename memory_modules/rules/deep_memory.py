@@ -16,6 +16,7 @@ from titanlab.memory_modules.kernels.dual_form import dual_form
 from titanlab.memory_modules.rules.checks import check_position, check_sequence, joined, shape_of
 from titanlab.platform.debugging import refuse_nonfinite
 from titanlab.platform.errors import unknown_name
+from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.recomputation import computed_again
 from titanlab.platform.tensors import Gate, PerHead, at_least_float32
 
@@ -122,6 +123,11 @@ def read_deep_memory(
     q: PerHead, state: DeepMemoryState, *, residual: bool = False, activation: str = "gelu"
 ) -> PerHead:
     """M(q) [b, t, h, d] with the memory as it stands, writing nothing; products in q's type."""
+    if len(state.weights) == 2 and kernels_take(q, *state.weights):
+        from titanlab.memory_modules.rules.triton_deep_read import deep_read, fits
+
+        if fits(q, *state.weights):
+            return deep_read(q, *state.weights, activation, residual)
     return _read(residual, activation, q, *state.weights)
 
 
@@ -206,12 +212,10 @@ class _Rejoined(torch.autograd.Function):
 
 def _advanced(state: DeepMemoryState, stacked: Sequence[Tensor], piece: Piece, chunk_size: int) -> DeepMemoryState:
     """The state after a piece, from its parts [b * h, p, in, out]."""
-    batch, heads = state.weights[0].shape[:2]
-
-    def part(index: int) -> tuple[Tensor, ...]:
-        return tuple(parts[:, index].unflatten(0, (batch, heads)) for parts in stacked)
-
-    weights, momentum = part(0), part(1) if state.momentum else ()
+    groups = state.weights[0].shape[:2]
+    # cut at once: the gradient of each slice alone would be a whole array of zeros
+    families = list(zip(*(parts.unflatten(0, groups).unbind(2) for parts in stacked), strict=True))
+    weights, momentum = families[0], families[1] if state.momentum else ()
     position = (state.position + piece.chunks * piece.size) % chunk_size
     reference = state.reference if int(position[0]) else weights  # a chunk ended: the next one starts here
     return DeepMemoryState(weights, momentum, reference, position)

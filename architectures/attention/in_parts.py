@@ -1,0 +1,160 @@
+"""One softmax over keys that are attended to in parts by torch's own kernels, its gradient included.
+
+Each part's kernel answers with the logarithm of its sum, and the parts are merged (see `merging`). For the gradient no
+such logarithm needs one of its own: what a part's weights are in the whole softmax follows from the whole sum, and
+
+    d score = weight (d_out value - d_out out)
+
+holds with the whole output, so each part's backward kernel is given these in place of its own. As torch does it for
+rings of devices, after Liu et al. (arXiv 2310.01889).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from titanlab.architectures.attention.backend import Call, Keys, Queries
+from titanlab.architectures.attention.merging import Part, merged
+
+_aten = torch.ops.aten
+
+
+class Answer(NamedTuple):
+    """What a kernel says of a part, and what its backward kernel asks for besides."""
+
+    part: Part
+    rest: tuple[Any, ...]
+
+
+class PartKernel(ABC):
+    """One of torch's kernels: softmax(scale q k^T) v, causal or not, and its gradient."""
+
+    @abstractmethod
+    def forward(self, q: Queries, k: Keys, v: Keys, scale: float, causal: bool) -> Answer:
+        """The part of these keys."""
+
+    @abstractmethod
+    def backward(
+        self, d_out: Queries, q: Queries, k: Keys, v: Keys, whole: Part, rest: Sequence[Any], scale: float, causal: bool
+    ) -> tuple[Queries, Keys, Keys]:
+        """The share of these keys in the gradients of q, k and v, given the output and sum over all keys."""
+
+
+class FlashPart(PartKernel):
+    """flash-attention 2 as torch has it."""
+
+    def forward(self, q: Queries, k: Keys, v: Keys, scale: float, causal: bool) -> Answer:
+        out, log_sum, *rest = _aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
+        return Answer(Part(out, log_sum), tuple(rest[:6]))
+
+    def backward(
+        self, d_out: Queries, q: Queries, k: Keys, v: Keys, whole: Part, rest: Sequence[Any], scale: float, causal: bool
+    ) -> tuple[Queries, Keys, Keys]:
+        lengths, random = rest[:4], rest[4:]
+        gradients = _aten._scaled_dot_product_flash_attention_backward(
+            d_out, q, k, v, whole.out, whole.log_sum, *lengths, 0.0, causal, *random, scale=scale
+        )
+        return cast(tuple[Tensor, Tensor, Tensor], gradients)
+
+
+class CudnnPart(PartKernel):
+    """cuDNN's, of which the sums have an axis more."""
+
+    def forward(self, q: Queries, k: Keys, v: Keys, scale: float, causal: bool) -> Answer:
+        out, log_sum, *rest = _aten._scaled_dot_product_cudnn_attention(
+            q, k, v, None, True, 0.0, causal, False, scale=scale
+        )
+        return Answer(Part(out, log_sum.squeeze(-1)), tuple(rest[:6]))
+
+    def backward(
+        self, d_out: Queries, q: Queries, k: Keys, v: Keys, whole: Part, rest: Sequence[Any], scale: float, causal: bool
+    ) -> tuple[Queries, Keys, Keys]:
+        lengths, random = rest[:4], rest[4:]
+        with torch._C._AutoDispatchBelowAutograd():  # which would ask for a bias
+            gradients = _aten._scaled_dot_product_cudnn_attention_backward(
+                d_out, q, k, v, whole.out, whole.log_sum.unsqueeze(-1), *random, None, *lengths, 0.0, causal,
+                scale=scale,
+            )  # fmt: skip
+        return cast(tuple[Tensor, Tensor, Tensor], gradients)
+
+
+class CpuPart(PartKernel):
+    """The one on a CPU, on which all of this is tested."""
+
+    def forward(self, q: Queries, k: Keys, v: Keys, scale: float, causal: bool) -> Answer:
+        out, log_sum = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+        return Answer(Part(out, log_sum), ())
+
+    def backward(
+        self, d_out: Queries, q: Queries, k: Keys, v: Keys, whole: Part, rest: Sequence[Any], scale: float, causal: bool
+    ) -> tuple[Queries, Keys, Keys]:
+        gradients = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            d_out, q, k, v, whole.out, whole.log_sum, 0.0, causal, scale=scale
+        )
+        return cast(tuple[Tensor, Tensor, Tensor], gradients)
+
+
+ON_CUDA: dict[int, PartKernel] = {
+    SDPBackend.FLASH_ATTENTION.value: FlashPart(),
+    SDPBackend.CUDNN_ATTENTION.value: CudnnPart(),
+}
+FEWEST = 128
+"""Queries that are worth several kernels in place of one that is given a mask."""
+
+
+def kernels_for(call: Call) -> list[PartKernel] | None:
+    """What torch itself would take for each part of a call, a prefix first; None where one is no kernel for parts."""
+    if not call.q.is_cuda or call.q.shape[2] < FEWEST or call.q.shape[3] % 8:
+        return None
+    parts = [(tuple(call.prefix), False)] if call.prefix else []
+    parts += [((call.q, *stream), True) for stream in call.streams]
+    chosen = [_aten._fused_sdp_choice(*rows, None, 0.0, causal, scale=call.scale) for rows, causal in parts]
+    return [ON_CUDA[choice] for choice in chosen] if all(choice in ON_CUDA for choice in chosen) else None
+
+
+def attend_in_parts(call: Call, kernels: Sequence[PartKernel]) -> Queries:
+    """The output [b, h, t, d] of a causal call without a past: a part for the prefix, and for each key of a token."""
+    prefix = call.prefix or ()
+    pairs = [x for stream in call.streams for x in stream]
+    return cast(Tensor, _InParts.apply(kernels, call.scale, bool(prefix), call.q, *prefix, *pairs))
+
+
+class _InParts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kernels: Sequence[PartKernel], scale: float, has_prefix: bool, *tensors: Tensor) -> Tensor:
+        parts = zip(kernels, _parts(has_prefix, tensors), strict=True)
+        answers = [kernel.forward(*rows, scale, causal) for kernel, (rows, causal) in parts]
+        whole = Part(merged([part for part, _ in answers]), reduce(torch.logaddexp, [x.part.log_sum for x in answers]))
+        ctx.save_for_backward(*tensors, *whole)
+        ctx.kernels, ctx.scale, ctx.has_prefix = kernels, scale, has_prefix
+        ctx.rests = [rest for _, rest in answers]
+        return whole.out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, out, log_sum = ctx.saved_tensors
+        parts = zip(ctx.kernels, _parts(ctx.has_prefix, tensors), ctx.rests, strict=True)
+        found = [
+            kernel.backward(d_out, *rows, Part(out, log_sum), rest, ctx.scale, causal)
+            for kernel, (rows, causal), rest in parts
+        ]
+        streams = found[1:] if ctx.has_prefix else found
+        d_q = reduce(torch.add, [d for d, _, _ in streams])
+        of_prefix = found[0] if ctx.has_prefix else ()
+        return None, None, None, d_q, *of_prefix, *(d for _, *pair in streams for d in pair)
+
+
+def _parts(has_prefix: bool, tensors: Sequence[Tensor]) -> list[tuple[tuple[Tensor, Tensor, Tensor], bool]]:
+    """Queries, keys and values of each part, and whether it is causal."""
+    q, *rest = tensors
+    first = [((rest[0], rest[1], rest[2]), False)] if has_prefix else []
+    rest = rest[3:] if has_prefix else rest
+    return first + [((q, k, v), True) for k, v in zip(rest[::2], rest[1::2], strict=True)]

@@ -1,0 +1,53 @@
+"""Whether the kernels of this package compute a call, or plain torch does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+CHECKED = ((9, 0),)
+"""Compute capabilities of the GPUs that the kernels' numbers were checked on."""
+
+_PLAIN: ContextVar[bool] = ContextVar("titanlab_plain_torch", default=False)
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Within it (in this thread), nothing is computed by these kernels: for comparisons."""
+    before = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(before)
+
+
+def kernels_take(*tensors: Tensor | None) -> bool:
+    """Whether they can compute with these tensors, which share a device, and were checked on it."""
+    given = [x for x in tensors if x is not None]
+    if torch.compiler.is_compiling() or not _runs_on(given[0].device) or _PLAIN.get():
+        return False
+    return all(x.dtype in TYPES and x.numel() > 0 for x in given)
+
+
+def _runs_on(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return _installed() and _capability(device) in CHECKED
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1" and _installed()
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

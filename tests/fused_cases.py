@@ -1,0 +1,218 @@
+"""Runs the kernels of platform/fused_kernels and what a memory reads on one device and prints their errors as JSON.
+
+A process of its own, because Triton decides at import whether kernels are interpreted:
+`python fused_cases.py cpu` under TRITON_INTERPRET=1, or `python fused_cases.py cuda`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from titanlab.architectures.attention.merging import Part, merged
+from titanlab.architectures.attention.rotary import rotate, rotation
+from titanlab.memory_modules.layer import _gated_output, _queries, _queries_keys_values
+from titanlab.memory_modules.rules.deep_memory import DeepMemoryState, read_deep_memory
+from titanlab.platform.architecture import ARCHITECTURES
+from titanlab.platform.fused_kernels.choice import kernels_take, plain_torch
+from titanlab.platform.fused_kernels.turned_pieces import turned_pieces
+from titanlab.platform.memory import MEMORY_MODULES
+from titanlab.platform.norms import RMSNorm, gated_by, rms_norm
+
+Function: TypeAlias = Callable[..., Sequence[Tensor]]
+
+
+class Sizes(NamedTuple):
+    """Of one call."""
+
+    batch: int
+    time: int
+    heads: int
+    dim: int
+
+
+class Case(NamedTuple):
+    """A function, its arguments' shapes (those in `held` are float32 whatever the type), and the type."""
+
+    what: str
+    function: Function
+    shapes: dict[str, tuple[int, ...]]
+    dtype: str
+    held: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        return f"{self.what}, {self.dtype}, {list(self.shapes.values())}"
+
+
+def cases(sizes: Sizes, dtype: str) -> list[Case]:
+    b, t, h, d = sizes
+    wide, head, part = (b, t, h * d), (b, t, h, d), (b, h, t, d)
+    lower = getattr(torch, dtype)
+
+    def result(x: Tensor) -> torch.dtype:
+        return torch.float64 if x.dtype == torch.float64 else lower
+
+    def convolved(x: Tensor, before: Tensor, taps: Tensor) -> Sequence[Tensor]:
+        return _queries_keys_values(x, before, taps, h, True)
+
+    def values_as_they_are(x: Tensor, before: Tensor, taps: Tensor) -> Sequence[Tensor]:
+        return _queries_keys_values(x, before, taps, h, False)
+
+    def without_taps(x: Tensor) -> Sequence[Tensor]:
+        return _queries_keys_values(x, x.new_zeros(b, 0, x.shape[-1]), None, h, True)[:3]
+
+    def cut(x: Tensor, before: Tensor, taps: Tensor) -> Sequence[Tensor]:
+        first = _queries_keys_values(x[:, :2], before, taps, h, True)
+        second = _queries_keys_values(x[:, 2:], first[3], taps, h, True)
+        return [*(torch.cat(pair, 1) for pair in zip(first[:3], second[:3], strict=True)), second[3]]
+
+    def asked(x: Tensor, taps: Tensor) -> Sequence[Tensor]:
+        return [_queries(x, taps[:, 0, -1], h)]
+
+    def output(y: Tensor, gate: Tensor, weight: Tensor) -> Sequence[Tensor]:
+        return [_gated_output(y.transpose(1, 2), gate[:, :, : h * d], weight, 1e-6, result(y))]
+
+    def norm(x: Tensor, weight: Tensor) -> Sequence[Tensor]:
+        return [rms_norm(x, weight, 1e-5, result(x))]
+
+    def gated(y: Tensor, m: Tensor, weight: Tensor, x: Tensor) -> Sequence[Tensor]:
+        layer = RMSNorm(h * d, eps=1e-5, device="meta")
+        del layer.weight
+        layer.weight = weight  # type: ignore[assignment]
+        return [gated_by(y, m, layer, added=x), gated_by(y, m, layer)]
+
+    def turned(x: Tensor) -> Sequence[Tensor]:
+        return [rotate(x.transpose(1, 2), torch.arange(5, 5 + t, device=x.device))]
+
+    def pieces(qkv: Tensor) -> Sequence[Tensor]:
+        places, sizes = torch.arange(t, device=qkv.device) % 16, [1, t - 1]
+        if kernels_take(qkv):
+            cut = turned_pieces(qkv, rotation(places, d, qkv.dtype), h, sizes)
+            return [x for piece in cut for x in piece[:4]]  # values apart, which get no gradient then
+        q, k, _ = (x.transpose(1, 2) for x in qkv.unflatten(-1, (3 * h, d)).split(h, 2))
+        parts = [x.transpose(1, 2).split(sizes, 1) for x in (q, rotate(q, places), k, rotate(k, places))]
+        return [x for piece in zip(*parts, strict=True) for x in piece]
+
+    def values(qkv: Tensor) -> Sequence[Tensor]:
+        places, sizes = torch.arange(t, device=qkv.device), [t - 1, 1]
+        if kernels_take(qkv):
+            return [x.values for x in turned_pieces(qkv, rotation(places, d, qkv.dtype), h, sizes)]
+        return qkv.unflatten(-1, (3 * h, d))[:, :, 2 * h :].split(sizes, 1)
+
+    def put_together(*given: Tensor) -> Sequence[Tensor]:
+        half = len(given) // 2
+        return [merged([Part(*pair) for pair in zip(given[:half], given[half:], strict=True)])]
+
+    def read(q: Tensor, first: Tensor, second: Tensor) -> Sequence[Tensor]:
+        state = DeepMemoryState((first, second), (), (first, second), torch.zeros(b))
+        plain = read_deep_memory(q[:, :, :, :d], state)
+        return [plain, read_deep_memory(q[..., :d], state, activation="silu", residual=True)]
+
+    taps, three = (3 * h * d, 1, 4), (b, t, 3 * h * d)
+    made: list[tuple[str, Function, dict[str, tuple[int, ...]], set[str]]] = [
+        ("convolved", convolved, {"x": three, "before": (b, 3, 3 * h * d), "taps": taps}, {"before", "taps"}),
+        ("values as they are", values_as_they_are, {"x": three, "before": (b, 3, 3 * h * d), "taps": taps}, {"taps"}),
+        ("no taps", without_taps, {"x": three}, set()),
+        ("cut", cut, {"x": three, "before": (b, 3, 3 * h * d), "taps": taps}, {"before", "taps"}),
+        ("asked", asked, {"x": wide, "taps": (h * d, 1, 4)}, {"taps"}),
+        ("output", output, {"y": part, "gate": (b, t, h * d + 16), "weight": (d,)}, {"weight"}),
+        ("norm", norm, {"x": wide, "weight": (h * d,)}, {"weight"}),
+        ("norm of float32", norm, {"x": wide, "weight": (h * d,)}, {"x", "weight"}),
+        ("gated", gated, {"y": wide, "m": wide, "weight": (h * d,), "x": wide}, {"x", "weight"}),
+        ("turned", turned, {"x": head}, set()),
+        ("pieces", pieces, {"qkv": three}, set()),
+        ("values of pieces", values, {"qkv": three}, set()),
+        ("two parts", put_together, {"a": part, "b": part, "l": part[:3], "m": part[:3]}, {"l", "m"}),
+        (
+            "three parts",
+            put_together,
+            {"a": part, "b": part, "c": part, "l": part[:3], "m": part[:3], "n": part[:3]},
+            {"l", "m", "n"},
+        ),
+    ]
+    if dtype != "float32" and d >= 16:
+        matrices = {"first": (b, h, d, 2 * d + 8), "second": (b, h, 2 * d + 8, d)}
+        made.append(("read", read, {"q": (b, t, h, d + 8), **matrices}, {"first", "second"}))
+    return [Case(what, function, shapes, dtype, frozenset(held)) for what, function, shapes, held in made]
+
+
+INTERPRETED = [
+    *cases(Sizes(2, 70, 2, 16), "float32"),
+    *cases(Sizes(1, 3, 1, 20), "float32"),
+    *cases(Sizes(2, 37, 2, 20), "bfloat16"),
+    *cases(Sizes(1, 130, 1, 16), "float16"),
+]
+
+ON_A_GPU = [
+    case
+    for dtype in ("bfloat16", "float32", "float16")
+    for sizes in (Sizes(8, 1024, 16, 64), Sizes(2, 333, 3, 48), Sizes(1, 5, 2, 20), Sizes(2, 77, 4, 128))
+    for case in cases(sizes, dtype)
+]
+
+
+def arguments(case: Case, device: str) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    made = {name: torch.randn(shape, generator=random) for name, shape in case.shapes.items()}
+    for name in ("first", "second"):  # as long as a memory's
+        if name in made:
+            made[name] /= made[name].shape[2] ** 0.5
+    types = {name: torch.float32 if name in case.held else getattr(torch, case.dtype) for name in made}
+    return {name: x.to(device, types[name]) for name, x in made.items()}
+
+
+def outputs_and_gradients(case: Case, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    leaves = {name: x.detach().clone().requires_grad_() for name, x in given.items()}
+    results = case.function(*leaves.values())
+    random = torch.Generator().manual_seed(1)
+    incoming = [torch.randn(x.shape, generator=random).to(getattr(torch, case.dtype)) for x in results]
+    weights = [w.to(x.device, x.dtype) for w, x in zip(incoming, results, strict=True)]
+    gradients = torch.autograd.grad(results, list(leaves.values()), weights)
+    found = {f"result {number}": x for number, x in enumerate(results)}
+    return found | {f"d {name}": x for name, x in zip(leaves, gradients, strict=True)}
+
+
+def errors(case: Case, device: str) -> dict[str, float]:
+    """||ours - float64|| / ||float64|| of everything."""
+    given = arguments(case, device)
+    assert kernels_take(*given.values())
+    exact = outputs_and_gradients(case, {name: x.double() for name, x in given.items()})
+    ours = outputs_and_gradients(case, given)
+    assert all(ours[f"d {name}"].dtype == x.dtype for name, x in given.items())
+    return {name: ((ours[name].double() - x).norm() / x.norm().clamp_min(1e-30)).item() for name, x in exact.items()}
+
+
+def errors_of_a_block(architecture: str, device: str) -> dict[str, float]:
+    """||ours - torch's|| / ||torch's|| of a whole block, float32, over a row in two calls."""
+    torch.manual_seed(0)
+    settings = {"heads": 2, "segment": 32} if architecture == "mac" else {}
+    memory = MEMORY_MODULES.resolve({"type": "titans", "heads": 2, "chunk_size": 16, "backend": "torch"})
+    block = ARCHITECTURES.resolve({"type": architecture, **settings}).build(64, memory).to(device)
+    x, found = torch.randn(2, 75, 64, device=device, requires_grad=True), []
+    for context in (nullcontext(), plain_torch()):
+        with context:
+            first, state = block(x[:, :41], block.initial_state(2))
+            second, _ = block(x[:, 41:], state)
+        y, named = torch.cat([first, second], 1), dict(block.named_parameters())
+        gradients = torch.autograd.grad(y.square().sum(), [x, *named.values()])
+        found.append({"y": y.detach()} | {f"d {n}": g for n, g in zip(["x", *named], gradients, strict=True)})
+    ours, expected = found
+    return {name: ((ours[name] - x).norm() / x.norm().clamp_min(1e-30)).item() for name, x in expected.items()}
+
+
+def main(device: str) -> None:
+    for case in INTERPRETED if device == "cpu" else ON_A_GPU:
+        print(json.dumps({"name": case.name, "errors": errors(case, device)}), flush=True)
+    for architecture in ("mac", "mag"):
+        print(json.dumps({"name": architecture, "errors": errors_of_a_block(architecture, device)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
