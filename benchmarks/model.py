@@ -6,11 +6,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import ValidationError
 
+from titanlab.architectures.attention.backend import AttentionName
 from titanlab.benchmarks.chip import TERA, Ceilings, chip_of, facts_of, measure_ceilings
 from titanlab.benchmarks.layer import reason
 from titanlab.benchmarks.model_sizes import SIZES, Parts, Size, model_of
@@ -52,7 +53,7 @@ class ModelBenchmark:
     """Tokens of a step: as many rows as fit, one at least."""
     parts: Parts = Parts()
     training: dict[str, Any] = field(default_factory=dict)
-    """Settings of `train` other than its defaults: precision, compile, accumulate."""
+    """Settings of `train` other than its defaults: precision, loss, compile, accumulate."""
     seconds: float = 5.0
     """Of timed steps, each model."""
     tell: Callable[[str], None] = field(default=lambda text: None, compare=False)
@@ -68,7 +69,7 @@ def bench_model(benchmark: ModelBenchmark, device: torch.device) -> Result:
     """Trains every architecture for some steps at every context, the transformer first.
 
     Raises:
-        ConfigError: an unknown architecture, memory or size, or models that cannot be built.
+        ConfigError: an unknown architecture, memory, size or attention, or models that cannot be built.
     """
     _refuse_unknown(benchmark)
     size = SIZES[benchmark.size]
@@ -87,7 +88,7 @@ def bench_model(benchmark: ModelBenchmark, device: torch.device) -> Result:
     memory = f"{benchmark.parts.memory} of depth {benchmark.parts.depth}, chunk {benchmark.parts.chunk_size}"
     title = f"Training {benchmark.size} models on {chip_of(device)}: {benchmark.batch_tokens} tokens a step, {memory}"
     facts = facts_of(device, benchmark.settings(), ceilings)
-    return Result(title, COLUMNS, rows, facts, [*_legend(ceilings, benchmark), *_differences(models, size)])
+    return Result(title, COLUMNS, rows, facts, [*_legend(ceilings, benchmark, device), *_differences(models, size)])
 
 
 def _refuse_unknown(benchmark: ModelBenchmark) -> None:
@@ -98,6 +99,9 @@ def _refuse_unknown(benchmark: ModelBenchmark) -> None:
             raise ConfigError(Problem(f"--architectures: {unknown_name('architecture', name, ARCHITECTURES)}"))
     if benchmark.parts.memory not in MEMORY_MODULES:
         raise ConfigError(Problem(f"--memory: {unknown_name('memory', benchmark.parts.memory, MEMORY_MODULES)}"))
+    backends = get_args(AttentionName)
+    if benchmark.parts.attention not in backends:
+        raise ConfigError(Problem(f"--attention: {unknown_name('backend', benchmark.parts.attention, backends)}"))
 
 
 def rows_of(benchmark: ModelBenchmark, context: int) -> int:
@@ -199,7 +203,7 @@ def _compare(rows: Sequence[Row]) -> None:
         row["ratio"] = own / base if isinstance(base, float) and isinstance(own, float) else None
 
 
-def _legend(ceilings: Ceilings, benchmark: ModelBenchmark) -> list[str]:
+def _legend(ceilings: Ceilings, benchmark: ModelBenchmark, device: torch.device) -> list[str]:
     notes = [
         f"the most that PyTorch reached in this run: {ceilings}",
         "ratio: tokens a second over those of the transformer at the same context, in this run; above 1 is faster",
@@ -208,6 +212,8 @@ def _legend(ceilings: Ceilings, benchmark: ModelBenchmark) -> list[str]:
     ]
     if BASELINE not in benchmark.architectures:
         notes.append(f"no ratio: {BASELINE} is not among the architectures")
+    if device.type == "cuda" and "mac" in benchmark.architectures and not benchmark.training.get("cuda_graph"):
+        notes.append("mac: many small kernels, for which the GPU may wait for Python; --cuda-graph replays them")
     return notes
 
 

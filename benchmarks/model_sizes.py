@@ -45,6 +45,8 @@ class Parts:
     window: int = 1024
     """Segment of mac, window of mag, mal and sliding_window."""
     persistent: int = 16
+    attention: str = "auto"
+    """What computes attention in every architecture that has it."""
     matched: bool = True
     """Whether the feed-forward layer is made so wide that each model has as many parameters as the transformer."""
 
@@ -76,7 +78,13 @@ def matched(model: ModelConfig, size: Size, parts: Parts) -> ModelConfig:
 
 
 def _architecture(name: str, size: Size, parts: Parts) -> ArchitectureConfig:
-    settings = {"heads": size.heads, "segment": parts.window, "window": parts.window, "persistent": parts.persistent}
+    settings = {
+        "heads": size.heads,
+        "segment": parts.window,
+        "window": parts.window,
+        "persistent": parts.persistent,
+        "attention": parts.attention,
+    }
     return ARCHITECTURES.resolve(_known(ARCHITECTURES[name], name, settings))
 
 

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from titanlab.__main__ import main
 from titanlab.benchmarks import layer_peers
+from titanlab.benchmarks.chip import measure_ceilings
 from titanlab.benchmarks.layer import LayerBenchmark, bench_layer, outputs_and_gradients, relative_error
 from titanlab.benchmarks.layer_case import Case, Draw, Prepared, Sizes
 from titanlab.benchmarks.layer_rules import rule_cases
-from titanlab.benchmarks.model import BASELINE, random_batch
+from titanlab.benchmarks.model import BASELINE, ModelBenchmark, _legend, random_batch
 from titanlab.benchmarks.model_sizes import SIZES, Parts, model_of
 from titanlab.benchmarks.result import Result, read_result, readable
 from titanlab.benchmarks.timing import time_call
@@ -174,6 +175,35 @@ def test_models_are_trained_beside_the_transformer(bench: Bench, tmp_path: Path)
     assert result.facts["settings"]["size"] == "tiny" and result.facts["settings"]["window"] == 16
 
 
+def test_models_are_trained_with_the_loss_and_the_attention_that_were_asked_for(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "models.json"
+    words = ["--architectures", "transformer,mac,lmm", "--attention", "sdpa", "--loss", "chunked", "--json", str(file)]
+    code, _, err = bench("model", *TINY_MODEL, "--context", "16", *words)
+    assert code == 0, err
+    result = read_result(file)
+    assert [row["remark"] for row in result.rows] == [None] * 3
+    settings = result.facts["settings"]
+    assert settings["attention"] == "sdpa" and settings["training"]["loss"] == "chunked"
+
+
+def test_every_architecture_that_attends_takes_the_attention_by_name() -> None:
+    parts = Parts(attention="flex", matched=False)
+    for name in ("transformer", "sliding_window", "mac", "mag", "mal"):
+        assert getattr(model_of(name, SIZES["tiny"], parts).architecture, "attention") == "flex"  # noqa: B009
+    assert not hasattr(model_of("lmm", SIZES["tiny"], parts).architecture, "attention")
+
+
+def test_on_a_gpu_mac_without_a_recorded_step_is_remarked_on() -> None:
+    ceilings, gpu = measure_ceilings(CPU, seconds=0.001), torch.device("cuda")
+
+    def remarked(device: torch.device, architecture: str = "mac", **training: bool) -> bool:
+        benchmark = ModelBenchmark(architectures=["transformer", architecture], training=training)
+        return any("--cuda-graph" in note for note in _legend(ceilings, benchmark, device))
+
+    assert remarked(gpu) and remarked(gpu, cuda_graph=False)
+    assert not remarked(gpu, cuda_graph=True) and not remarked(gpu, "lmm") and not remarked(CPU)
+
+
 def test_a_model_that_does_not_fit_is_a_row(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from titanlab.architectures.lmm import Lmm
 
@@ -219,6 +249,9 @@ def test_random_rows_are_targets_of_themselves() -> None:
         (["model", "--architectures", "macc"], "did you mean 'mac'?"),
         (["model", "--size", "340m"], "did you mean '340M'?"),
         (["model", "--memory", "titns"], "did you mean 'titans'?"),
+        (["model", "--attention", "flsh"], "--attention: unknown backend 'flsh'; did you mean 'flash'?"),
+        (["model", "--loss", "chunkd"], "train.loss: expected 'auto', 'whole', 'chunked' or 'liger'"),
+        (["model", "--loss", "chunkd"], "did you mean 'chunked'?"),
         (["model", "--accumulate", "3"], "must be a multiple of accumulate (3), got 2"),
         (["model", "--cuda-graph", "--checkpoint-blocks"], "train.cuda_graph"),
         (["model", "--context", "4k"], "--context: expected whole numbers"),

@@ -36,8 +36,12 @@ def model(
     chunk_size: Annotated[int, typer.Option(min=1, help="Tokens that a memory computes together.")] = 64,
     window: Annotated[int, typer.Option(min=1, help="Segment of mac, window of mag and mal.")] = 1024,
     persistent: Annotated[int, typer.Option(min=0, help="Persistent tokens.")] = 16,
+    attention: Annotated[
+        str, typer.Option(help="auto, sdpa, flex or flash, in every architecture that attends.")
+    ] = "auto",
     precision: Annotated[Precision, typer.Option(help="auto: bfloat16, on a CPU float32.")] = Precision.AUTO,
     accumulate: Annotated[int, typer.Option(min=1, help="Parts that a step's rows are computed in.")] = 1,
+    loss: Annotated[str, typer.Option(help="auto, whole, chunked or liger: `train.loss`.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Fuse small kernels: `train.compile`.")] = False,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Replay steps: `train.cuda_graph`.")] = False,
     checkpoint_blocks: Annotated[
@@ -64,10 +68,11 @@ def model(
         architectures=names_of(architectures),
         contexts=contexts or ([4096, 16384] if on_gpu else [256]),
         batch_tokens=batch_tokens or (16384 if on_gpu else 512),
-        parts=Parts(memory, depth, expansion, chunk_size, window, persistent, matched),
+        parts=Parts(memory, depth, expansion, chunk_size, window, persistent, attention, matched),
         training={
             "precision": precision.value,
             "accumulate": accumulate,
+            "loss": loss,
             "compile": compiled,
             "cuda_graph": cuda_graph,
             "checkpoint_blocks": checkpoint_blocks,
