@@ -52,13 +52,15 @@ def assert_small(case: Any, errors: dict[str, float], *, slack: float = 1.0) -> 
 @needs_triton
 @pytest.mark.parametrize("case", triton_cases.INTERPRETED, ids=lambda case: case.name)
 def test_interpreted_kernels_equal_the_float64_form(case: Any, interpreted: dict[str, Any]) -> None:
-    # the interpreter cuts numbers off where a GPU rounds them to the nearest bfloat16
-    assert_small(case, interpreted[case.name], slack=3.0 if case.dtype == "bfloat16" else 1.0)
+    # the interpreter cuts numbers off where a GPU rounds them to the nearest bfloat16; those of two matrices, which are
+    # Hopper's, round there, too
+    assert_small(case, interpreted[case.name], slack=3.0 if case.dtype == "bfloat16" and not case.hidden else 1.0)
 
 
 @needs_triton
-def test_interpreted_kernels_give_the_same_every_time(interpreted: dict[str, Any]) -> None:
-    assert interpreted["1 repeats"] == 0
+@pytest.mark.parametrize("series", triton_cases.REPEATED["cpu"], ids=lambda series: series.name)
+def test_interpreted_kernels_give_the_same_every_time(series: Any, interpreted: dict[str, Any]) -> None:
+    assert interpreted[series.name] == 0
 
 
 @pytest.mark.gpu
@@ -74,8 +76,9 @@ def test_kernels_on_a_gpu_equal_the_float64_form(case: Any, compiled: dict[str, 
 @needs_gpu
 @needs_triton
 @pytest.mark.timeout(900)
-def test_a_thousand_repeats_on_a_gpu_give_the_same(compiled: dict[str, Any]) -> None:
-    assert compiled["1000 repeats"] == 0
+@pytest.mark.parametrize("series", triton_cases.REPEATED["cuda"], ids=lambda series: series.name)
+def test_a_thousand_repeats_on_a_gpu_give_the_same(series: Any, compiled: dict[str, Any]) -> None:
+    assert compiled[series.name] == 0
 
 
 # The choice of backend

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -34,6 +36,8 @@ class Case(NamedTuple):
     """Units of a memory of two matrices; 0: one matrix."""
     activation: str = "gelu"
     cuts: tuple[int, ...] = ()
+    stretches: tuple[int, int] | None = None
+    """STRETCH and SHORT_STRETCH of the kernels for Hopper, so that few tokens are several; None: as they are."""
 
 
 INTERPRETED = [
@@ -59,7 +63,17 @@ INTERPRETED = [
     Case("two matrices, sizes that are no power of 2", hidden=50, batch=2, time=35, heads=2, dim=20, chunk=11),
     Case("two matrices, states computed again", hidden=16, time=18 * 8, gates="layer", activation="relu"),
     Case("two matrices, float16", dtype="float16", hidden=32, gates="layer", time=24),
-]
+    Case("two matrices, bfloat16, cut inside chunks, residual", dtype="bfloat16", hidden=32, time=30, cuts=(3, 13),
+         residual=True),
+    Case("two matrices, bfloat16, several stretches", dtype="bfloat16", hidden=16, time=144, gates="layer",
+         stretches=(8, 3)),
+    Case("two matrices, bfloat16, no momentum", dtype="bfloat16", hidden=24, gates="keep near 1 only", heads=2,
+         activation="silu"),
+    Case("two matrices, bfloat16, no gates", dtype="bfloat16", hidden=16, gates="neither", residual=True,
+         activation="tanh"),
+    Case("two matrices, bfloat16, sizes that are no power of 2", dtype="bfloat16", hidden=50, batch=2, time=35, heads=2,
+         dim=20, chunk=11, gates="layer"),
+]  # fmt: skip
 
 ON_A_GPU = [
     Case(f"{dtype}, {gates}, d{dim}, chunk {chunk}{', residual' if residual else ''}",
@@ -93,6 +107,26 @@ ON_A_GPU = [
 ]  # fmt: skip
 
 
+class Repeats(NamedTuple):
+    """A case that has to give the same every time."""
+
+    count: int
+    case: Case
+
+    @property
+    def name(self) -> str:
+        return f"repeats of {self.case.name}"
+
+
+REPEATED = {
+    "cpu": [
+        Repeats(1, INTERPRETED[1]),
+        Repeats(1, next(case for case in INTERPRETED if case.hidden and case.dtype == "bfloat16")),
+    ],
+    "cuda": [Repeats(1000, ON_A_GPU[1]), Repeats(1000, next(case for case in ON_A_GPU if case.hidden))],
+}
+
+
 def arguments(case: Case, device: str) -> list[Tensor | None]:
     """q, k, v, keep, momentum, step and the matrices; q, k and v rounded to the case's type."""
     random = torch.Generator().manual_seed(0)
@@ -104,6 +138,7 @@ def arguments(case: Case, device: str) -> list[Tensor | None]:
         "layer": (torch.sigmoid(4 + a), torch.sigmoid(4 * b - 4)),
         "still": (torch.sigmoid(9 + a), torch.sigmoid(4 * b - 4)),  # a state is left at the end of a long sequence
         "keep only": (a, None),
+        "keep near 1 only": (torch.sigmoid(4 + a), None),
         "neither": (None, None),
         "momentum far below keep": (torch.full_like(a, 0.999), torch.full_like(b, 0.001)),
         "zeros": (torch.where(a < 0.2, 0.0, a), torch.where(b < 0.5, 0.0, b)),
@@ -151,6 +186,16 @@ def poison(device: str) -> None:
         del junk
 
 
+def stretched(case: Case) -> AbstractContextManager[object]:
+    """Kernels for Hopper take the case's stretches meanwhile."""
+    if case.stretches is None:
+        return nullcontext()
+    from titanlab.memory_modules.kernels.hopper import two_matrix_memory
+
+    long, short = case.stretches
+    return mock.patch.multiple(two_matrix_memory, STRETCH=long, SHORT_STRETCH=short)
+
+
 def errors(case: Case, device: str) -> dict[str, float]:
     """||ours - float64|| / ||float64|| of everything."""
     given = arguments(case, device)
@@ -173,10 +218,11 @@ def changes(case: Case, device: str, repeats: int) -> int:
 
 def main(device: str) -> None:
     for case in INTERPRETED if device == "cpu" else ON_A_GPU:
-        print(json.dumps({"name": case.name, "errors": errors(case, device)}), flush=True)
-    deep = next(case for case in ON_A_GPU if case.hidden)
-    for repeats, case in ((1, INTERPRETED[1]),) if device == "cpu" else ((1000, ON_A_GPU[1]), (1000, deep)):
-        print(json.dumps({"name": f"{repeats} repeats", "changes": changes(case, device, repeats)}), flush=True)
+        with stretched(case):
+            print(json.dumps({"name": case.name, "errors": errors(case, device)}), flush=True)
+    for series in REPEATED[device]:
+        changed = changes(series.case, device, series.count)
+        print(json.dumps({"name": series.name, "changes": changed}), flush=True)
 
 
 if __name__ == "__main__":

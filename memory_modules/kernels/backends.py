@@ -14,7 +14,7 @@ from titanlab.platform.errors import unknown_name
 
 BACKENDS = ("auto", "torch", "triton")
 CHECKED = (9, 0)
-"""Compute capability of the H100; with Triton 3.6, see docs/performance.md."""
+"""Compute capability of the H100 and the H200; with Triton 3.6, see docs/performance.md."""
 MATRICES = 2
 HIDDEN = 512
 """Hidden units of a memory of two matrices."""

@@ -6,8 +6,17 @@ written before arriving (a release at gpu scope) is seen by everyone after the m
 which does not hear of it.
 """
 
+from functools import cache
+
+import torch
 import triton
 import triton.language as tl
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU: so many programs run at once for sure."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit

@@ -5,8 +5,6 @@ Only `deep_memory` imports this, where `backends` chose Triton.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.memory_modules.kernels.gates_again import GatesAgain
 from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, padded_to, padded_width
+from titanlab.memory_modules.kernels.triton_meeting import multiprocessors
 from titanlab.memory_modules.kernels.triton_two_matrix_backward import backward
 from titanlab.memory_modules.kernels.triton_two_matrix_forward import forward
 
@@ -56,7 +56,22 @@ def two_matrix_memory(
     Returns:
         y [b, n c, h, d] in q's type, and first and second after the last chunk, float32.
     """
+    if _for_hopper(q):
+        from titanlab.memory_modules.kernels.hopper.two_matrix_memory import HopperTwoMatrixMemory
+
+        return HopperTwoMatrixMemory.apply(activation, residual, q, k, v, *gates, first, second)
     return _TwoMatrixMemory.apply(activation, residual, q, k, v, *gates, first, second)
+
+
+GLUON = (3, 6)
+"""The oldest Triton whose Gluon was checked."""
+
+
+def _for_hopper(q: Tensor) -> bool:
+    """Whether the kernels in Gluon compute it; interpreted, they are read for every GPU."""
+    if q.dtype != torch.bfloat16 or tuple(map(int, triton.__version__.split(".")[:2])) < GLUON:
+        return False
+    return not q.is_cuda or torch.cuda.get_device_capability(q.device) == (9, 0)
 
 
 class _TwoMatrixMemory(torch.autograd.Function):
@@ -88,7 +103,7 @@ class _TwoMatrixMemory(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor, d_end_1: Tensor, d_end_2: Tensor) -> tuple[Tensor | None, ...]:
         q, k, *rates, first, second, errors, marks = ctx.saved_tensors
         call: _Call = ctx.call
-        gates = _GatesAgain(rates, ctx.needs_input_grad[5:8], q.dtype)
+        gates = GatesAgain(rates, ctx.needs_input_grad[5:8], q.dtype)
         read, inner, write, mix = (x.detach().contiguous() for x in gates.made)
         d_first, d_second = (
             d_end_1.clone(memory_format=torch.contiguous_format),
@@ -115,36 +130,6 @@ class _TwoMatrixMemory(torch.autograd.Function):
         )
 
 
-class _GatesAgain:
-    """The chunks' gates from keep, momentum and step a second time, and these ones' gradients."""
-
-    def __init__(self, rates: Sequence[Tensor | None], needed: Sequence[bool], dtype: torch.dtype) -> None:
-        self.rates = [
-            None if x is None else x.detach().requires_grad_(need) for x, need in zip(rates, needed, strict=True)
-        ]
-        keep, momentum, step = self.rates
-        assert step is not None
-        with torch.enable_grad(), torch.autocast(step.device.type, enabled=False):
-            self.made = gates_for(keep, momentum, step, dtype)
-
-    def gradients(self, *d_made: Tensor) -> list[Tensor | None]:
-        """Of keep, momentum and step, from those of the chunks' gates."""
-        pairs = [(x, d_x) for x, d_x in zip(self.made, d_made, strict=True) if x.requires_grad]
-        wanted = {place: x for place, x in enumerate(self.rates) if x is not None and x.requires_grad}
-        if not wanted:
-            return [None, None, None]
-        found = torch.autograd.grad(
-            [x for x, _ in pairs], list(wanted.values()), [d_x for _, d_x in pairs], allow_unused=True
-        )
-        of = dict(zip(wanted, found, strict=True))
-        return [of.get(place) for place in range(3)]
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 def _precision(q: Tensor) -> str:
     if not q.is_cuda:
         return "ieee"
@@ -162,7 +147,7 @@ class _Call:
         self.products = torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
         self.cut = slices_for(self.hidden, q.is_cuda)
         self.slices = triton.cdiv(self.hidden, self.cut.units)
-        programs = self.cut.programs * _multiprocessors(q.device) if q.is_cuda else self.slices
+        programs = self.cut.programs * multiprocessors(q.device) if q.is_cuda else self.slices
         self.groups = max(1, min(self.g, programs // self.slices))
         self.every = min(self.n, self.cut.every)
         self.tokens, self.width = padded_to(self.c), padded_width(self.dim)

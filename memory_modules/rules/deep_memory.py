@@ -124,7 +124,7 @@ def read_deep_memory(
 ) -> PerHead:
     """M(q) [b, t, h, d] with the memory as it stands, writing nothing; products in q's type."""
     if len(state.weights) == 2 and kernels_take(q, *state.weights):
-        from titanlab.memory_modules.rules.triton_deep_read import deep_read, fits
+        from titanlab.memory_modules.kernels.triton_deep_read import deep_read, fits
 
         if fits(q, *state.weights):
             return deep_read(q, *state.weights, activation, residual)

@@ -1,0 +1,253 @@
+"""A memory of two matrices on Hopper in bfloat16: `dual_form` at depth 2, forward and gradient.
+
+Only `triton_two_matrix_memory` imports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from titanlab.memory_modules.kernels.gates_again import GatesAgain
+from titanlab.memory_modules.kernels.hopper.tiles import INTERPRETED, layout_of_held
+from titanlab.memory_modules.kernels.hopper.two_matrix_chunks import (
+    answer,
+    back_through_queries,
+    back_through_writes,
+)
+from titanlab.memory_modules.kernels.hopper.two_matrix_walk import walk
+from titanlab.memory_modules.kernels.hopper.two_matrix_walk_back import walk_back
+from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, padded_to
+from titanlab.memory_modules.kernels.triton_meeting import multiprocessors
+
+TOKENS = 64
+"""Rows of a tile: what one product of a tensor core computes, so shorter chunks are filled up to it."""
+STRETCH, SHORT_STRETCH = 2048, 1024
+"""Chunks, of all heads, whose memory is kept at a time (131 kB each at d 64 and 256 hidden units); of a short stretch
+the gradients are kept, too."""
+
+
+class HopperTwoMatrixMemory(torch.autograd.Function):
+    """The kernels and what they hand each other; see `two_matrix_memory`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, activation: str, residual: bool, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None,
+        momentum: Tensor | None, step: Tensor, first: Tensor, second: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        gates = [x.contiguous() for x in gates_for(keep, momentum, step, q.dtype)]
+        q, k, v, first, second = (x.contiguous() for x in (q, k, v, first, second))
+        call = _Call(q, gates[0], first, activation, residual)
+        y, errors, starts = torch.empty_like(q), call.errors(), call.memories(call.stretch)
+        keeping, states = any(ctx.needs_input_grad), [(first, second)]
+        for stretch in call.stretches():
+            state, end = states[-1], (torch.empty_like(first), torch.empty_like(second))
+            call.walk(k, v, gates, state, errors, starts, end, stretch, again=False)
+            call.answer(q, k, gates, errors, starts, y, stretch)
+            states = [*states, end] if keeping else [end]
+        end = states.pop()
+        if keeping:
+            # not the chunks' gates, which are c numbers a token
+            marks = [x for state in states for x in state]
+            ctx.save_for_backward(q, k, keep, momentum, step, errors, *marks)
+        ctx.call = call
+        return y, *end
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_y: Tensor, d_end_1: Tensor, d_end_2: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, keep, momentum, step, errors, *marks = ctx.saved_tensors
+        call: _Call = ctx.call
+        again = GatesAgain((keep, momentum, step), ctx.needs_input_grad[5:8], q.dtype)
+        gates = [x.detach().contiguous() for x in again.made]
+        d_state = tuple(x.clone(memory_format=torch.contiguous_format) for x in (d_end_1, d_end_2))
+        d_q, d_k, d_v, *d_gates = (torch.empty_like(x) for x in (q, k, q, *gates))
+        starts, left = call.memories(call.stretch), call.left()
+        d_y = d_y.contiguous()
+        for stretch in reversed(list(call.stretches())):
+            number = stretch.begin // call.stretch
+            state = (marks[2 * number], marks[2 * number + 1])
+            call.walk(k, k, gates, state, errors, starts, state, stretch, again=True)
+            for short in reversed(list(call.short_stretches(stretch))):
+                found = starts[short.begin - stretch.begin :]
+                call.back_through_queries(q, k, gates, errors, found, d_y, d_q, d_gates, left, short)
+                call.walk_back(q, k, gates, errors, d_y, found, left, d_v, d_state, short)
+                call.back_through_writes(k, gates, errors, found, left, d_v, d_k, d_gates, short)
+        return (None, None, d_q, d_k, d_v, *again.gradients(*d_gates), *d_state)
+
+
+class _Stretch(NamedTuple):
+    """Chunks that follow one another."""
+
+    begin: int
+    chunks: int
+
+
+class _Left(NamedTuple):
+    """What the backward kernels of a short stretch leave for one another; see their docstrings."""
+
+    wanted: Tensor
+    d_asked: Tensor
+    d_backs: Tensor
+    d_values: Tensor
+    d_errors: Tensor
+    d_keys: Tensor
+    d_ends: Tensor
+
+
+class _Call:
+    """Sizes, room and launches that the kernels of one call share."""
+
+    def __init__(self, q: Tensor, read: Tensor, first: Tensor, activation: str, residual: bool) -> None:
+        self.n, self.g, self.c, self.parts = read.shape
+        self.dim, self.hidden = first.shape[2:]
+        self.device, self.dtype = q.device, q.dtype
+        self.width = max(TOKENS, padded_to(self.dim))
+        self.units = self._units()
+        self.slices = triton.cdiv(self.hidden, self.units)
+        self.stretch = min(self.n, max(1, STRETCH // self.g))
+        self.short = min(self.stretch, max(1, SHORT_STRETCH // self.g))
+        self.sizes = {
+            "H": q.shape[2],
+            "c": self.c,
+            "D": self.dim,
+            "BC": TOKENS,
+            "BD": self.width,
+            "BF": self.units,
+            "P": self.slices,
+            "MOMENTUM": self.parts == 2,
+            "RESIDUAL": residual,
+            "ACTIVATION": activation,
+        }
+
+    def stretches(self) -> Iterator[_Stretch]:
+        return self._cut(_Stretch(0, self.n), self.stretch)
+
+    def short_stretches(self, stretch: _Stretch) -> Iterator[_Stretch]:
+        return self._cut(stretch, self.short)
+
+    @staticmethod
+    def _cut(whole: _Stretch, count: int) -> Iterator[_Stretch]:
+        stop = whole.begin + whole.chunks
+        for begin in range(whole.begin, stop, count):
+            yield _Stretch(begin, min(count, stop - begin))
+
+    def walk(
+        self, k: Tensor, v: Tensor, gates: list[Tensor], state: tuple[Tensor, ...], errors: Tensor, starts: Tensor,
+        end: tuple[Tensor, ...], stretch: _Stretch, *, again: bool,
+    ) -> None:  # fmt: skip
+        _, _, write, mix = gates
+        units = self._units_of_walk()
+        slices = triton.cdiv(self.hidden, units)
+        groups = self._groups(slices)
+        walk[(groups * slices,)](
+            k, v, write, mix, *state, errors, starts, *end, self._counter(), self._places(groups, slices),
+            self.n, self.g, groups, *stretch, **self._of_walk(units, slices), SF=self.units, SLICES=self.slices,
+            AGAIN=again,
+        )  # fmt: skip
+
+    def answer(
+        self, q: Tensor, k: Tensor, gates: list[Tensor], errors: Tensor, starts: Tensor, y: Tensor, stretch: _Stretch
+    ) -> None:
+        read, inner, _, _ = gates
+        answer[(stretch.chunks * self.g,)](
+            q, k, read, inner, errors, starts, y, self.n, self.g, stretch.begin, **self.sizes, **self._of_chunk()
+        )
+
+    def back_through_queries(
+        self, q: Tensor, k: Tensor, gates: list[Tensor], errors: Tensor, starts: Tensor, d_y: Tensor, d_q: Tensor,
+        d_gates: list[Tensor], left: _Left, stretch: _Stretch,
+    ) -> None:  # fmt: skip
+        read, inner, _, _ = gates
+        back_through_queries[(stretch.chunks * self.g,)](
+            q, k, read, inner, errors, starts, d_y, d_q, d_gates[0], d_gates[1], left.wanted, left.d_asked,
+            left.d_errors, left.d_backs, left.d_values, left.d_keys, self.n, self.g, stretch.begin, **self.sizes,
+            **self._of_chunk(),
+        )  # fmt: skip
+
+    def walk_back(
+        self, q: Tensor, k: Tensor, gates: list[Tensor], errors: Tensor, d_y: Tensor, starts: Tensor, left: _Left,
+        d_v: Tensor, d_state: tuple[Tensor, ...], stretch: _Stretch,
+    ) -> None:  # fmt: skip
+        read, _, write, mix = gates
+        groups = self._groups(self.slices)
+        walk_back[(groups * self.slices,)](
+            q, k, read, write, mix, errors, d_y, starts, left.wanted, left.d_asked, left.d_errors, left.d_backs,
+            left.d_values, d_v, *d_state, left.d_asked, left.d_ends, self._counter(),
+            self._places(groups, self.slices), self.n, self.g, groups, *stretch,
+            **self._of_walk(self.units, self.slices),
+        )  # fmt: skip
+
+    def back_through_writes(
+        self, k: Tensor, gates: list[Tensor], errors: Tensor, starts: Tensor, left: _Left, d_v: Tensor, d_k: Tensor,
+        d_gates: list[Tensor], stretch: _Stretch,
+    ) -> None:  # fmt: skip
+        back_through_writes[(stretch.chunks * self.g,)](
+            k, gates[2], errors, starts, left.d_asked, left.d_ends, left.d_keys, d_v, d_k, d_gates[2], d_gates[3],
+            self.n, self.g, stretch.begin, **self.sizes, **self._of_chunk(),
+        )  # fmt: skip
+
+    def _units(self) -> int:
+        """Hidden units of a program and of a step of a program that takes them all."""
+        if INTERPRETED:
+            return padded_to(self.hidden)
+        return min(64 if self.width == TOKENS else 32, max(32, padded_to(self.hidden)))
+
+    def _units_of_walk(self) -> int:
+        """The same of a forward walk, which has registers for twice as many where that fills the chip all the same."""
+        wide = 2 * self.units
+        if INTERPRETED or self.width > TOKENS or self.hidden < wide:
+            return self.units
+        fills = self.g * triton.cdiv(self.hidden, wide) >= multiprocessors(self.device)
+        return wide if fills else self.units
+
+    def _groups(self, slices: int) -> int:
+        """How many heads are walked at once: each program takes the registers of a multiprocessor."""
+        return 1 if INTERPRETED else max(1, min(self.g, multiprocessors(self.device) // slices))
+
+    def _of_walk(self, units: int, slices: int) -> dict[str, Any]:
+        warps = 8
+        return {
+            **self.sizes,
+            "BF": units,
+            "P": slices,
+            "F": self.hidden,
+            "BR": triton.next_power_of_2(triton.cdiv(TOKENS, slices)),
+            "L": layout_of_held(min(units, 64), warps),
+            "THREADS": 32 * warps,
+            "num_warps": warps,
+        }
+
+    def _of_chunk(self) -> dict[str, Any]:
+        return {"L": layout_of_held(self.units), "num_warps": 4}
+
+    def errors(self) -> Tensor:
+        """E of every chunk."""
+        return torch.empty(self.n, self.g, self.c, self.dim, dtype=self.dtype, device=self.device)
+
+    def memories(self, count: int) -> Tensor:
+        """What is shaped like the memory before each chunk of a stretch, in all slices."""
+        sizes = (count, self.g, self.slices, 2 * self.parts, self.width, self.units)
+        return torch.empty(sizes, dtype=self.dtype, device=self.device)
+
+    def left(self) -> _Left:
+        by_unit = (self.short, self.g, self.slices, TOKENS, self.units)
+        by_dim = (self.short, self.g, TOKENS, self.width)
+        wanted, d_asked, d_backs, d_values = (
+            torch.empty(by_unit, dtype=self.dtype, device=self.device) for _ in range(4)
+        )
+        d_errors, d_keys = (torch.empty(by_dim, dtype=torch.float32, device=self.device) for _ in range(2))
+        return _Left(wanted, d_asked, d_backs, d_values, d_errors, d_keys, self.memories(self.short))
+
+    def _counter(self) -> Tensor:
+        """How many programs started."""
+        return torch.zeros(1, dtype=torch.int32, device=self.device)
+
+    def _places(self, groups: int, slices: int) -> Tensor:
+        """Where programs of a head leave their parts of sums for each other."""
+        sizes = (groups if slices > 1 else 0, 2, slices, TOKENS, self.width)
+        return torch.zeros(sizes, dtype=torch.float32, device=self.device)
