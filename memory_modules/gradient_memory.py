@@ -202,7 +202,8 @@ class GradientMemory(MemoryLayer):
         if isinstance(state.memory, DeepMemoryState):
             assert isinstance(self.form.structure, Mlp)
             residual, activation = self.form.structure.residual, self.form.structure.activation
-            return read_deep_memory(q, state.memory, residual=residual, activation=activation)
+            backend = self.config.backend
+            return read_deep_memory(q, state.memory, residual=residual, activation=activation, backend=backend)
         y = read_learned_memory(self._featured(q), state.memory, self._rule())
         return y + q if self.form.around else y
 

@@ -134,7 +134,7 @@ def compiled(launch: Launch) -> dict[str, int]:
 
 
 def main(names: list[str]) -> None:
-    from titanlab.memory_modules.kernels.triton_assembler import choose_assembler
+    from titanlab.platform.triton_assembler import choose_assembler
 
     choose_assembler()
     for case in CASES:

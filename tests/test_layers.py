@@ -13,7 +13,7 @@ LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "benchmarks",
 """From the lowest to the highest; a file may import its own layer and those before it."""
 
 FOUNDATIONS = (
-    {"errors", "tensors", "printable", "redaction"},
+    {"errors", "tensors", "printable", "redaction", "triton_assembler"},
     {"config", "debugging", "fusion", "registry", "shapes", "keys", "operations", "yaml_source", "overrides"}
     | {"extends", "files", "fused_kernels", "norms", "recomputation"},
     {"memory", "architecture", "task"},

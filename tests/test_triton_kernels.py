@@ -90,7 +90,7 @@ def test_an_assembler_that_errs_is_left_for_a_newer_one_or_named(tmp_path: Path)
     old.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.93'\n")
     old.chmod(0o755)
     code = (
-        "from titanlab.memory_modules.kernels.triton_assembler import assembler_fault; import os; "
+        "from titanlab.platform.triton_assembler import assembler_fault; import os; "
         "print(assembler_fault()); print(os.environ.get('TRITON_PTXAS_PATH'))"
     )
 

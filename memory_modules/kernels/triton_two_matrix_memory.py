@@ -71,7 +71,8 @@ def _for_hopper(q: Tensor) -> bool:
     """Whether the kernels in Gluon compute it; interpreted, they are read for every GPU."""
     if q.dtype != torch.bfloat16 or tuple(map(int, triton.__version__.split(".")[:2])) < GLUON:
         return False
-    return not q.is_cuda or torch.cuda.get_device_capability(q.device) == (9, 0)
+    rows_are_aligned = q.shape[3] % 8 == 0  # 16 bytes at a time are copied to shared memory
+    return not q.is_cuda or (rows_are_aligned and torch.cuda.get_device_capability(q.device) == (9, 0))
 
 
 class _TwoMatrixMemory(torch.autograd.Function):

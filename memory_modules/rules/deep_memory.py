@@ -120,10 +120,13 @@ def initial_deep_memory(
 
 
 def read_deep_memory(
-    q: PerHead, state: DeepMemoryState, *, residual: bool = False, activation: str = "gelu"
+    q: PerHead, state: DeepMemoryState, *, residual: bool = False, activation: str = "gelu", backend: str = "auto"
 ) -> PerHead:
-    """M(q) [b, t, h, d] with the memory as it stands, writing nothing; products in q's type."""
-    if len(state.weights) == 2 and kernels_take(q, *state.weights):
+    """M(q) [b, t, h, d] with the memory as it stands, writing nothing; products in q's type.
+
+    backend torch leaves kernels aside; any other takes the one for reads where it can.
+    """
+    if backend != "torch" and len(state.weights) == 2 and kernels_take(q, *state.weights):
         from titanlab.memory_modules.kernels.triton_deep_read import deep_read, fits
 
         if fits(q, *state.weights):

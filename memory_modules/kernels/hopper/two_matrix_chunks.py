@@ -34,7 +34,7 @@ from titanlab.memory_modules.kernels.hopper.tiles import (
 )  # fmt: skip
 
 
-@jit
+@jit(do_not_specialize=["n", "g", "begin"])
 def answer(  # type: ignore[no-untyped-def]
     q, k, read, inner, errors, starts, y, n, g, begin,
     H: constexpr, c: constexpr, D: constexpr, BC: constexpr, BD: constexpr, BF: constexpr, P: constexpr, L: constexpr,
@@ -95,7 +95,7 @@ def answer(  # type: ignore[no-untyped-def]
     lang.store(places, half(y_).to(y.dtype.element_ty), token[:, None] & (dims < D)[None, :])
 
 
-@jit
+@jit(do_not_specialize=["n", "g", "begin"])
 def back_through_queries(  # type: ignore[no-untyped-def]
     q, k, read, inner, errors, starts, d_y, d_q, d_read, d_inner, wanted, d_asked, d_errors, d_backs, d_values, d_k,
     n, g, begin,
@@ -183,6 +183,7 @@ def back_through_queries(  # type: ignore[no-untyped-def]
     lang.store(d_errors + full, product(turned(deep_), asked, L))
     lang.store(d_k + full, product(turned(through_), query, L))
     # g(Q), in a second turn: in the first one no registers are left for it
+    fetched()  # what was asked for once too often, before its room is asked for again
     plain, moved = zeros(BC, BD, L), zeros(BC, BD, L)
     for part in range(P):
         zero = unhoisted(0)
@@ -219,7 +220,7 @@ def back_through_queries(  # type: ignore[no-untyped-def]
     lang.store(places, half(g_q).to(d_q.dtype.element_ty), token[:, None] & (dims < D)[None, :])
 
 
-@jit
+@jit(do_not_specialize=["n", "g", "begin"])
 def back_through_writes(  # type: ignore[no-untyped-def]
     k, write, errors, starts, d_keys, d_ends, d_part, d_v, d_k, d_write, d_mix, n, g, begin,
     H: constexpr, c: constexpr, D: constexpr, BC: constexpr, BD: constexpr, BF: constexpr, P: constexpr, L: constexpr,

@@ -144,8 +144,9 @@ class _Call:
         units = self._units_of_walk()
         slices = triton.cdiv(self.hidden, units)
         groups = self._groups(slices)
+        meeting = (errors, errors) if again else (self._counter(), self._places(groups, slices))  # again nobody meets
         walk[(groups * slices,)](
-            k, v, write, mix, *state, errors, starts, *end, self._counter(), self._places(groups, slices),
+            k, v, write, mix, *state, errors, starts, *end, *meeting,
             self.n, self.g, groups, *stretch, **self._of_walk(units, slices), SF=self.units, SLICES=self.slices,
             AGAIN=again,
         )  # fmt: skip

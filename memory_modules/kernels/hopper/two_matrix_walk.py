@@ -43,7 +43,7 @@ from titanlab.memory_modules.kernels.hopper.tiles import (
 )
 
 
-@jit
+@jit(do_not_specialize=["n", "g", "groups", "begin", "count"])
 def walk(  # type: ignore[no-untyped-def]
     k, v, write, mix, state_1, state_2, errors, starts, end_1, end_2, counters, parts,
     n, g, groups, begin, count,
@@ -150,6 +150,7 @@ def walk(  # type: ignore[no-untyped-def]
                 s1, s2 = plus_product(s1, keys, felt_d), plus_product(s2, mistakes, felt_x)
             key, error_ = later_key, later_error
             chunks += 1
+        fetched()  # what was asked for once too often, before its room is asked for again
         if not AGAIN:
             first, second, inside = places_of_state(head, part, p, F, D, BD, BF, L)
             lang.store(end_1 + first, w1, inside)

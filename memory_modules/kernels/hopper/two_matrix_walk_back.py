@@ -35,7 +35,7 @@ from titanlab.memory_modules.kernels.hopper.tiles import (
 from titanlab.memory_modules.kernels.hopper.two_matrix_walk import places_of_state, writing_gates
 
 
-@jit
+@jit(do_not_specialize=["n", "g", "groups", "begin", "count"])
 def walk_back(  # type: ignore[no-untyped-def]
     q, k, read, write, mix, errors, d_y, starts, wanted, d_asked, d_errors, d_backs, d_values,
     d_v, d_state_1, d_state_2, d_keys, d_ends, counters, parts,
@@ -184,6 +184,7 @@ def walk_back(  # type: ignore[no-untyped-def]
             g_w1 = plus_product(g_w1, turned(key), g_z_)
             lang.store(d_keys + by_unit, copied(g_z_, BF))
             chunks += 1
+        fetched()  # what was asked for once too often, before its room is asked for again
         first, second, inside = places_of_state(head, part, p, F, D, BD, BF, L)
         lang.store(d_state_1 + first, g_w1, inside)
         lang.store(d_state_2 + second, g_w2, inside)
