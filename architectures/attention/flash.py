@@ -14,8 +14,9 @@ from titanlab.architectures.attention.flash_kernels import (
 )
 from titanlab.architectures.attention.merging import Part, merged
 
-CHECKED_HEADS = (32, 64, 96, 128)
-"""Widths of heads; of 256 not, whose gradients are not the same bits each time."""
+CHECKED_HEADS = {torch.bfloat16: (32, 64, 128), torch.float16: (64,)}
+"""Widths of heads by type; of 256 not, whose gradients are not the same bits each time."""
+CHECKED_CAUSAL_HEADS = {torch.bfloat16: (32, 64, 96, 128), torch.float16: (64,)}
 
 
 def was_checked(call: Call) -> bool:
@@ -24,12 +25,12 @@ def was_checked(call: Call) -> bool:
     Entered here is what docs/attention.md tells of; a call that is not may be right as well, and can be forced.
     """
     q, device = call.q, capability(call.q.device)
+    has_window = isinstance(call.pattern, SlidingWindow)
     return (
         device == (9, 0)
-        and q.dtype in (torch.bfloat16, torch.float16)
-        and q.shape[3] in CHECKED_HEADS
+        and q.shape[3] in (CHECKED_HEADS if has_window else CHECKED_CAUSAL_HEADS).get(q.dtype, ())
         and call.pattern.keys_per_token == 1  # in mac sdpa was faster
-        and (call.prefix is None or isinstance(call.pattern, SlidingWindow))
+        and (call.prefix is None or has_window)
         and call.past == 0
         and q.shape[2] >= 512  # fewer are not worth the seconds that the first call takes
         and not torch.are_deterministic_algorithms_enabled()  # which asks for other kernels
