@@ -34,7 +34,7 @@ def deep_read(q: Tensor, first: Tensor, second: Tensor, activation: str, residua
 
     Args:
         q: [b, t, h, d], bfloat16 or float16, the type of all products; sums are float32.
-        first: [b, h, d, hidden].
+        first: [b, h, d, hidden], in any type; rounded to q's.
         second: [b, h, hidden, d].
         activation: a name in ACTIVATIONS.
         residual: whether q is added.
@@ -56,6 +56,8 @@ class _DeepRead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, first: Tensor, second: Tensor, activation: str, residual: bool) -> Tensor:
         y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        ctx.types = first.dtype, second.dtype
+        first, second = first.to(q.dtype), second.to(q.dtype)  # every program reads all of them
         call = _Call(q, first, second, activation, residual)
         _forward[call.of_tokens](q, first, second, y, *call.sizes, **call.constants)
         ctx.save_for_backward(q, first, second)
@@ -72,7 +74,10 @@ class _DeepRead(torch.autograd.Function):
             d_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
             _backward_queries[call.of_tokens](q, first, second, d_y, d_q, *call.sizes, **call.constants)
         if any(ctx.needs_input_grad[1:3]):
-            d_first, d_second = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (first, second))
+            d_first, d_second = (
+                torch.empty(x.shape, dtype=dtype, device=x.device)
+                for x, dtype in zip((first, second), ctx.types, strict=True)
+            )
             del call.constants["RESIDUAL"]
             _backward_matrices[call.of_units](q, first, second, d_y, d_first, d_second, *call.sizes, **call.constants)
         return d_q, d_first, d_second, None, None
@@ -97,7 +102,7 @@ class _Call:
             "ACTIVATION": activation,
             "EXACT": not q.is_cuda,
             "num_warps": 4,
-            "num_stages": 2,
+            "num_stages": 3,
         }
 
 
@@ -123,10 +128,10 @@ def _forward(  # type: ignore[no-untyped-def]
     for start in range(0, F, BF):
         units = start + tl.arange(0, BF)
         here = (dims < D)[:, None] & (units < F)[None, :]
-        w1 = tl.load(first + dims[:, None] * F + units[None, :], here, 0.0).to(q.dtype.element_ty)
+        w1 = tl.load(first + dims[:, None] * F + units[None, :], here, 0.0)
         w2 = tl.load(second + units[:, None] * D + dims[None, :], (units < F)[:, None] & (dims < D)[None, :], 0.0)
         value = value_of(_product(query, w1, EXACT), ACTIVATION).to(q.dtype.element_ty)
-        total += _product(value, w2.to(q.dtype.element_ty), EXACT)
+        total += _product(value, w2, EXACT)
     place = y + (batch * time + rows)[:, None] * (H * D) + head * D + dims[None, :]
     tl.store(place, total.to(y.dtype.element_ty), inside)
 
@@ -149,10 +154,10 @@ def _backward_queries(  # type: ignore[no-untyped-def]
     for start in range(0, F, BF):
         units = start + tl.arange(0, BF)
         here = (dims < D)[:, None] & (units < F)[None, :]
-        w1 = tl.load(first + dims[:, None] * F + units[None, :], here, 0.0).to(q.dtype.element_ty)
+        w1 = tl.load(first + dims[:, None] * F + units[None, :], here, 0.0)
         w2 = tl.load(second + units[:, None] * D + dims[None, :], (units < F)[:, None] & (dims < D)[None, :], 0.0)
         value, slope = value_and_slope(_product(query, w1, EXACT), ACTIVATION)
-        d_z = _product(d, tl.trans(w2.to(q.dtype.element_ty)), EXACT) * slope
+        d_z = _product(d, tl.trans(w2), EXACT) * slope
         total += _product(d_z.to(q.dtype.element_ty), tl.trans(w1), EXACT)
     tl.store(d_q + place, total.to(d_q.dtype.element_ty), inside)
 
@@ -171,7 +176,7 @@ def _backward_matrices(  # type: ignore[no-untyped-def]
     d_y += batch * time * (H * D) + head * D
     w1 = tl.load(first + batch * first_row + head * first_head + dims[:, None] * F + units[None, :], down, 0.0)
     w2 = tl.load(second + batch * second_row + head * second_head + units[:, None] * D + dims[None, :], up, 0.0)
-    w1, w2 = w1.to(q.dtype.element_ty), tl.trans(w2.to(q.dtype.element_ty))
+    w2 = tl.trans(w2)
     d_w1, d_w2 = tl.zeros((BD, BF), tl.float32), tl.zeros((BF, BD), tl.float32)
     for start in range(0, time, BT):
         rows = (start + tl.arange(0, BT)).to(tl.int64)

@@ -20,7 +20,7 @@ Use: TypeAlias = Literal["plain", "silu", "sigmoid"]
 
 WIDEST = 8192
 """Length of a row up to which these kernels are used."""
-NUMBERS = 4096
+NUMBERS = 2048
 """Of rows that a program holds at once."""
 ROUNDS = 8
 """How often a program of the backward pass does so: each leaves a gradient of the weight, to be added up."""
@@ -102,7 +102,7 @@ class _Call:
         self.sizes = (self.rows, heads, *x.stride()[:3], *beside.stride()[:3], eps)
         width = triton.next_power_of_2(dim)
         self.block = max(1, NUMBERS // width)
-        self.constants = {"USE": use, "D": dim, "BR": self.block, "BD": width, "num_warps": 8}
+        self.constants = {"USE": use, "D": dim, "BR": self.block, "BD": width}
 
     def grid(self, rounds: int) -> tuple[int, int]:
         return triton.cdiv(self.rows, self.block * rounds), self.batch

@@ -2,7 +2,8 @@
 
     u_t = sum_j tap_j x_{t - w + 1 + j}      s = u sigmoid(u)      y = s / max(||s||, 1e-6) over a head, where normed
 
-The gradient takes two passes, since that of x_t is a sum over the w tokens that saw it.
+The gradient takes two passes, since that of x_t is a sum over the w tokens that saw it. The second one sees all that
+the taps' gradient is made of, too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ WIDEST, LONGEST = 256, 8
 EPSILON = 1e-6
 TOKENS = 64
 """Of a program."""
-WARPS = 8
+SPREAD_TOKENS, SPREAD_COLUMNS, ROUNDS = 32, 64, 8
+"""Of a program that spreads a gradient over what a convolution saw, and how many such tiles it takes: each leaves a
+gradient of the taps, to be added up."""
 
 
 def fits(dim: int, taps: Tensor | None) -> bool:
@@ -73,7 +76,7 @@ class _ProjectedHeads(torch.autograd.Function):
         d_x, d_taps, d_before = torch.empty(x.shape, dtype=x.dtype, device=x.device), call.taps_of_tiles(), None
         _backward[call.grid](*call.inputs, *call.three(given), d_x, d_taps, **call.constants)
         if call.width > 1:
-            d_x, d_before = call.spread(d_x)
+            d_x, d_before = call.spread(d_x, d_taps)
             call.add_newest(d_x, d_before, d_results[-1])
         wanted = ctx.needs_input_grad
         return (
@@ -111,7 +114,6 @@ class _Call:
             "NORM_1": normed[len(normed) // 2],
             "NORM_2": normed[-1],
             "EPS": EPSILON,
-            "num_warps": WARPS,
         }
 
     @staticmethod
@@ -138,16 +140,19 @@ class _Call:
 
     def taps_of_tiles(self) -> Tensor:
         """The taps' gradient from each tile of tokens."""
-        shape = (self.batch * self.tiles, self.width, self.channels)
+        tiles = self.tiles if self.width == 1 else triton.cdiv(self.time + self.width - 1, SPREAD_TOKENS * ROUNDS)
+        shape = (self.batch * tiles, self.width, self.channels)
         return torch.empty(shape, dtype=torch.float32, device=self.x.device)
 
-    def spread(self, d_u: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of x and of the tokens before it."""
+    def spread(self, d_u: Tensor, d_taps: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of x and of the tokens before it; d_taps is filled."""
         d_x = torch.empty_like(d_u)
         d_before = torch.empty(self.batch, self.width - 1, self.channels, dtype=d_u.dtype, device=d_u.device)
-        columns = min(128, triton.next_power_of_2(self.channels))
-        grid = (triton.cdiv(self.channels, columns), self.batch * triton.cdiv(self.time + self.width - 1, 32))
-        _spread[grid](d_u, self.taps, d_x, d_before, self.time, self.channels, W=self.width, BT=32, BC=columns)
+        columns = min(SPREAD_COLUMNS, triton.next_power_of_2(self.channels))
+        _spread[triton.cdiv(self.channels, columns), len(d_taps)](
+            *self.inputs[:-1], d_u, d_x, d_before, d_taps, self.channels, W=self.width, BT=SPREAD_TOKENS, BC=columns,
+            ROUNDS=ROUNDS,
+        )  # fmt: skip
         return d_x, d_before
 
 
@@ -161,12 +166,13 @@ def _rows_of(  # type: ignore[no-untyped-def]
         x + rows[:, None] * x_step + columns[None, :], ((row >= 0) & (row < time))[:, None] & inside[None, :], 0.0
     ).to(tl.float32)
     if W > 1:
-        place = tl.where(row < 0, row + (W - 1), 0)
-        earlier = tl.load(
-            before + place[:, None] * before_step + columns[None, :], (row < 0)[:, None] & inside[None, :], 0.0
-        )
-        # as the rows of x are held
-        found += earlier.to(x.dtype.element_ty).to(tl.float32)
+        if start < W - 1:  # no other tile reaches below 0
+            place = tl.where(row < 0, row + (W - 1), 0)
+            earlier = tl.load(
+                before + place[:, None] * before_step + columns[None, :], (row < 0)[:, None] & inside[None, :], 0.0
+            )
+            # as the rows of x are held
+            found += earlier.to(x.dtype.element_ty).to(tl.float32)
     return found
 
 
@@ -252,38 +258,55 @@ def _backward(  # type: ignore[no-untyped-def]
         d_s = _of_norm(tl.load(d_part_2 + place, kept, 0.0).to(tl.float32), s, EPS, NORM_2)
     d = d_s * gate * (1.0 + u * (1.0 - gate))
     C = tl.num_programs(0) * D
-    if TAPS:
-        for tap in tl.static_range(W):
-            seen = _rows_of(here, there, start, rows - (W - 1 - tap), columns, time, x_step, before_step, inside, W)
-            total = tl.sum(d * seen, 0)
-            tl.store(d_taps + (tl.program_id(1).to(tl.int64) * W + tap) * C + columns, total, inside)
-        if W == 1:
-            d *= tl.load(taps + columns, inside, 0.0).to(tl.float32)[None, :]
+    if TAPS and W == 1:
+        seen = _rows_of(here, there, start, rows, columns, time, x_step, before_step, inside, W)
+        tl.store(d_taps + tl.program_id(1).to(tl.int64) * C + columns, tl.sum(d * seen, 0), inside)
+        d *= tl.load(taps + columns, inside, 0.0).to(tl.float32)[None, :]
     out = (batch * time + start) * C + rows[:, None] * C + columns[None, :]
     tl.store(d_u + out, d.to(d_u.dtype.element_ty), kept)
 
 
 @triton.jit
+def _nothing(BT: tl.constexpr, BC: tl.constexpr, W: tl.constexpr):  # type: ignore[no-untyped-def]
+    """W tiles of zeros."""
+    if W == 1:
+        return (tl.zeros((BT, BC), tl.float32),)
+    else:
+        return _nothing(BT, BC, W - 1) + (tl.zeros((BT, BC), tl.float32),)
+
+
+@triton.jit
 def _spread(  # type: ignore[no-untyped-def]
-    d_u, taps, d_x, d_before, time, C, W: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
+    x, before, taps, time, x_row, x_step, before_row, before_step, d_u, d_x, d_before, d_taps, C,
+    W: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of row t, of the tokens before x where t < 0: sum_j tap_j d_u_{t + w - 1 - j}."""
-    tiles = tl.cdiv(time + W - 1, BT)
-    batch = (tl.program_id(1) // tiles).to(tl.int64)
-    first = (tl.program_id(1) % tiles).to(tl.int64) * BT - (W - 1)
-    rows, columns = first + tl.arange(0, BT), tl.program_id(0) * BC + tl.arange(0, BC)
+    """The gradient of row t, of the tokens before x where t < 0: sum_j tap_j d_u_{t + w - 1 - j}; and this program's
+    share of that of tap j: sum_t x_t d_u_{t + w - 1 - j}."""
+    tiles = tl.cdiv(time + W - 1, BT * ROUNDS)
+    batch, tile = (tl.program_id(1) // tiles).to(tl.int64), (tl.program_id(1) % tiles).to(tl.int64)
+    columns = tl.program_id(0) * BC + tl.arange(0, BC)
     inside = columns < C
-    total = tl.zeros((BT, BC), tl.float32)
-    for ahead in tl.static_range(W):
-        row = rows + ahead
-        seen = tl.load(
-            d_u + (batch * time + row)[:, None] * C + columns[None, :],
-            ((row >= 0) & (row < time))[:, None] & inside[None, :], 0.0,
+    shares = _nothing(BT, BC, W)
+    for turn in range(ROUNDS):
+        first = (tile * ROUNDS + turn) * BT - (W - 1)
+        rows = first + tl.arange(0, BT)
+        own = _rows_of(
+            x + batch * x_row + first * x_step, before + batch * before_row, first, tl.arange(0, BT), columns, time,
+            x_step, before_step, inside, W,
         )  # fmt: skip
-        tap = tl.load(taps + columns * W + (W - 1 - ahead), inside, 0.0).to(tl.float32)
-        total += tap[None, :] * seen.to(tl.float32)
-    own = ((rows >= 0) & (rows < time))[:, None] & inside[None, :]
-    tl.store(d_x + (batch * time + rows)[:, None] * C + columns[None, :], total.to(d_x.dtype.element_ty), own)
-    earlier = (rows < 0)[:, None] & inside[None, :]
-    place = (batch * (W - 1) + rows + (W - 1))[:, None] * C + columns[None, :]
-    tl.store(d_before + place, total.to(d_before.dtype.element_ty), earlier)
+        total, added = tl.zeros((BT, BC), tl.float32), ()
+        for tap in tl.static_range(W):
+            row = rows + (W - 1 - tap)
+            kept = ((row >= 0) & (row < time))[:, None] & inside[None, :]
+            seen = tl.load(d_u + (batch * time + row)[:, None] * C + columns[None, :], kept, 0.0).to(tl.float32)
+            total += tl.load(taps + columns * W + tap, inside, 0.0).to(tl.float32)[None, :] * seen
+            added = added + (shares[tap] + own * seen,)
+        shares = added
+        here = ((rows >= 0) & (rows < time))[:, None] & inside[None, :]
+        tl.store(d_x + (batch * time + rows)[:, None] * C + columns[None, :], total.to(d_x.dtype.element_ty), here)
+        earlier = (rows < 0)[:, None] & inside[None, :]
+        place = (batch * (W - 1) + rows + (W - 1))[:, None] * C + columns[None, :]
+        tl.store(d_before + place, total.to(d_before.dtype.element_ty), earlier)
+    for tap in tl.static_range(W):
+        share = d_taps + (tl.program_id(1).to(tl.int64) * W + tap) * C
+        tl.store(share + columns, tl.sum(shares[tap], 0), inside)

@@ -19,6 +19,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     async_copy,
     fence_async_shared,
     warpgroup_mma,
+    warpgroup_mma_wait,
 )
 
 INTERPRETED = bool(knobs.runtime.interpret)
@@ -127,6 +128,22 @@ if INTERPRETED:
     @triton.jit
     def plus_product(total, a, b):  # type: ignore[no-untyped-def]
         return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
+
+    @triton.jit
+    def begun(a, b, L: tl.constexpr):  # type: ignore[no-untyped-def]
+        return product(a, b, L)
+
+    @triton.jit
+    def begun_plus(total, a, b):  # type: ignore[no-untyped-def]
+        return plus_product(total, a, b)
+
+    @triton.jit
+    def done(products):  # type: ignore[no-untyped-def]
+        return products
+
+    @triton.jit
+    def rest_of(x):  # type: ignore[no-untyped-def]
+        return x - half(x)
 
 else:
 
@@ -254,5 +271,31 @@ else:
 
     @gluon.jit
     def plus_product(total, a, b):  # type: ignore[no-untyped-def]
-        """total + a b, held."""
+        """total + a b, held; total held or begun."""
         return warpgroup_mma(a, b, total)
+
+    @gluon.jit
+    def begun(a, b, L: gl.constexpr):  # type: ignore[no-untyped-def]
+        """a b, begun: for `begun_plus` and `done` alone. Until then a and b must stay where they are."""
+        total = gl.full([a.shape[0], b.shape[1]], 0.0, gl.float32, L)
+        return warpgroup_mma(a, b, total, use_acc=False, is_async=True)
+
+    @gluon.jit
+    def begun_plus(total, a, b):  # type: ignore[no-untyped-def]
+        """total + a b, begun; total held or begun."""
+        return warpgroup_mma(a, b, total, is_async=True)
+
+    @gluon.jit
+    def done(products):  # type: ignore[no-untyped-def]
+        """The tiles of a tuple of several begun products, held, once all that was begun has ended. Left factors that
+        are held are named there, too, so that they stay where they are so long."""
+        return warpgroup_mma_wait(0, deps=products)
+
+    @gluon.jit
+    def rest_of(x):  # type: ignore[no-untyped-def]
+        """What rounding a held tile to bfloat16 takes from it; two numbers at a time, as one alone is slow to round."""
+        rounded = gl.inline_asm_elementwise(
+            "{ .reg .b32 t; cvt.rn.bf16x2.f32 t, $3, $2; shl.b32 $0, t, 16; and.b32 $1, t, 0xffff0000; }",
+            "=f,=f,f,f", [x], dtype=gl.float32, is_pure=True, pack=2,
+        )  # fmt: skip
+        return x - rounded

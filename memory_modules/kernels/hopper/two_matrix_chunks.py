@@ -12,7 +12,10 @@ from titanlab.memory_modules.kernels.hopper.tiles import (
     along,
     ask,
     at,
+    begun,
+    begun_plus,
     copied,
+    done,
     down,
     fetched,
     got,
@@ -69,22 +72,25 @@ def answer(  # type: ignore[no-untyped-def]
         w1, w2, s1, s2 = _got_memory(memory, w1_room, w2_room, s1_room, s2_room, zero, BD, BF, MOMENTUM)
         fetched()
         ready()
-        x, slope = value_and_slope(product(key, w1, L), ACTIVATION)
-        x_ = put(at(x_room, zero), x)
-        d_ = put(at(d_room, zero), product(error, w2, L) * slope)
-        z = seen[:, None] * product(query, w1, L)
+        x, d = done((begun(key, w1, L), begun(error, w2, L)))
+        x, slope = value_and_slope(x, ACTIVATION)
+        x_, d_ = put(at(x_room, zero), x), put(at(d_room, zero), d * slope)
         if MOMENTUM:
-            z += surprise[:, None] * product(query, s1, L)
+            z, moving = done((begun(query, w1, L), begun(query, s1, L)))
+            z = seen[:, None] * z + surprise[:, None] * moving
+        else:
+            z = seen[:, None] * product(query, w1, L)
         ready()
         wanted = left(value_of(plus_product(z, scores, d_), ACTIVATION), L)
-        plain = plus_product(plain, wanted, turned(w2))
+        plain, deep = begun_plus(plain, wanted, turned(w2)), begun_plus(deep, wanted, turned(x_))
         if MOMENTUM:
-            moved = plus_product(moved, wanted, turned(s2))
+            plain, deep, moved, wanted = done((plain, deep, begun_plus(moved, wanted, turned(s2)), wanted))
+        else:
+            plain, deep, wanted = done((plain, deep, wanted))
         memory = _ask_memory(
             starts + (place * P + lang.minimum(part + 1, P - 1)) * (2 * p * BD * BF), w1_room, w2_room, s1_room,
             s2_room, zero, BD, BF, MOMENTUM,
         )  # fmt: skip
-        deep = plus_product(deep, wanted, turned(x_))
     y_ = seen[:, None] * plain
     if MOMENTUM:
         y_ += surprise[:, None] * moved
@@ -137,9 +143,9 @@ def back_through_queries(  # type: ignore[no-untyped-def]
         w1, w2, s1, s2 = _got_memory(memory, w1_room, w2_room, s1_room, s2_room, zero, BD, BF, MOMENTUM)
         fetched()
         ready()
-        x, slope = value_and_slope(product(key, w1, L), ACTIVATION)
-        x_ = put(at(x_room, zero), x)
-        d_ = put(at(d_room, zero), product(error, w2, L) * slope)
+        x, d = done((begun(key, w1, L), begun(error, w2, L)))
+        x, slope = value_and_slope(x, ACTIVATION)
+        x_, d_ = put(at(x_room, zero), x), put(at(d_room, zero), d * slope)
         z = seen[:, None] * product(query, w1, L)
         if MOMENTUM:
             z += surprise[:, None] * product(query, s1, L)
@@ -201,9 +207,10 @@ def back_through_queries(  # type: ignore[no-untyped-def]
             s1 = got(tile, ask(tile, memory_ + 2 * BD * BF, whole))
         fetched()
         ready()
-        plain = plus_product(plain, g_z_, turned(w1))
         if MOMENTUM:
-            moved = plus_product(moved, g_z_, turned(s1))
+            plain, moved = done((begun_plus(plain, g_z_, turned(w1)), begun_plus(moved, g_z_, turned(s1))))
+        else:
+            plain = plus_product(plain, g_z_, turned(w1))
     queries = held(query, L)
     g_seen += lang.sum(plain * queries, 1)
     g_q = seen[:, None] * plain
@@ -257,9 +264,9 @@ def back_through_writes(  # type: ignore[no-untyped-def]
         g_w1, g_w2, g_s1, g_s2 = _got_memory(end_, g_w1_room, g_w2_room, g_s1_room, g_s2_room, zero, BD, BF, MOMENTUM)
         fetched()
         ready()
-        x, slope = value_and_slope(product(key, w1, L), ACTIVATION)
-        x_ = put(at(x_room, zero), x)
-        d_ = put(at(d_room, zero), product(error, w2, L) * slope)
+        x, d, total = done((begun(key, w1, L), begun(error, w2, L), begun_plus(total, g_z, turned(w1))))
+        x, slope = value_and_slope(x, ACTIVATION)
+        x_, d_ = put(at(x_room, zero), x), put(at(d_room, zero), d * slope)
         d_kept += _product_sum(held(g_w1, L), held(w1, L)) + _product_sum(held(g_w2, L), held(w2, L))
         if MOMENTUM:
             s = held(s1, L)
@@ -268,11 +275,13 @@ def back_through_writes(  # type: ignore[no-untyped-def]
             s = held(s2, L)
             d_moved += _product_sum(held(g_w2, L), s)
             d_carried += _product_sum(held(g_s2, L), s)
-        total = plus_product(total, g_z, turned(w1))
         ready()
-        written_d, written_x = plus_product(written_d, d_, turned(g_w1)), plus_product(written_x, x_, turned(g_w2))
+        written_d, written_x = begun_plus(written_d, d_, turned(g_w1)), begun_plus(written_x, x_, turned(g_w2))
         if MOMENTUM:
-            felt_d, felt_x = plus_product(felt_d, d_, turned(g_s1)), plus_product(felt_x, x_, turned(g_s2))
+            felt_d, felt_x = begun_plus(felt_d, d_, turned(g_s1)), begun_plus(felt_x, x_, turned(g_s2))
+            written_d, written_x, felt_d, felt_x = done((written_d, written_x, felt_d, felt_x))
+        else:
+            written_d, written_x = done((written_d, written_x))
     gates, keys, mistakes = where * (c * p) + rows * p, held(key, L), held(error, L)
     lang.store(d_write + gates, -lang.sum(written_d * keys, 1) - lang.sum(written_x * mistakes, 1), token)
     lang.store(d_mix + where * (p * p), d_kept)

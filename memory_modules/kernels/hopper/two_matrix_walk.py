@@ -22,11 +22,13 @@ from titanlab.memory_modules.kernels.hopper.tiles import (
     along,
     ask,
     at,
+    begun,
+    begun_plus,
     copied,
+    done,
     down,
     fetched,
     got,
-    half,
     held,
     jit,
     lang,
@@ -34,6 +36,7 @@ from titanlab.memory_modules.kernels.hopper.tiles import (
     product,
     put,
     ready,
+    rest_of,
     room_for,
     turned,
     unhoisted,
@@ -92,8 +95,8 @@ def walk(  # type: ignore[no-untyped-def]
             if MOMENTUM:
                 s1_, s2_ = put(at(s1_room, zero), s1), put(at(s2_room, zero), s2)
             # what rounding took from W: over many chunks its errors would multiply
-            w1_rest = put(at(w1_rest_room, zero), w1 - half(w1).to(lang.float32))
-            w2_rest = put(at(w2_rest_room, zero), w2 - half(w2).to(lang.float32))
+            w1_rest = put(at(w1_rest_room, zero), rest_of(w1))
+            w2_rest = put(at(w2_rest_room, zero), rest_of(w2))
             rows, dims = down(BC, L) + zero, along(BD, L)
             token = rows < c
             written, felt, kept, moved, carried = gates
@@ -101,15 +104,14 @@ def walk(  # type: ignore[no-untyped-def]
             key, error_ = got(at(key_room, now), key), got(at(error_room, now), error_)
             fetched()
             ready()
+            following = lang.minimum(i + 1, begin + count - 1)
             later_key, later_error = _ask_of_walk(
-                k, errors, key_room, error_room, chunks + 1, lang.minimum(i + 1, begin + count - 1), head, n, g,
-                H, c, D, BC, BD, AGAIN,
-            )  # fmt: skip
-            gates = writing_gates(write, mix, lang.minimum(i + 1, begin + count - 1) * g + head, c, BC, L, MOMENTUM)
+                k, errors, key_room, error_room, chunks + 1, following, head, n, g, H, c, D, BC, BD, AGAIN
+            )
             if not AGAIN:
                 mask = token[:, None] & (dims < D)[None, :]
                 value = lang.load(v + start + (rows[:, None] * (H * D) + dims[None, :]), mask, 0.0)
-            x, slope = value_and_slope(plus_product(product(key, w1_, L), key, w1_rest), ACTIVATION)
+            x, slope = value_and_slope(plus_product(begun(key, w1_, L), key, w1_rest), ACTIVATION)
             written_x = put(at(written_x_room, zero), -written[:, None] * x)
             felt_x = written_x
             if MOMENTUM:
@@ -123,6 +125,7 @@ def walk(  # type: ignore[no-untyped-def]
                     leave(place + part * (BC * BD), error, number, THREADS)
                 # while the parts are on their way
                 _keep_start(memory, w1_, w2_, s1_, s2_, part, zero, F, BD, BF, SF, MOMENTUM)
+                gates = writing_gates(write, mix, following * g + head, c, BC, L, MOMENTUM)
                 if P > 1:
                     error = added(place, zeros(BC, BD, L), number, P, THREADS)
                 error -= value.to(lang.float32)
@@ -134,7 +137,8 @@ def walk(  # type: ignore[no-untyped-def]
                 lang.store(w_error, copied(error_, BD), w_mask & (w_rows // BR == part)[:, None])
             else:
                 _keep_start(memory, w1_, w2_, s1_, s2_, part, zero, F, BD, BF, SF, MOMENTUM)
-            d = plus_product(product(error_, w2_, L), error_, w2_rest) * slope
+                gates = writing_gates(write, mix, following * g + head, c, BC, L, MOMENTUM)
+            d = plus_product(begun(error_, w2_, L), error_, w2_rest) * slope
             written_d = put(at(written_d_room, zero), -written[:, None] * d)
             felt_d = written_d
             if MOMENTUM:
@@ -145,9 +149,13 @@ def walk(  # type: ignore[no-untyped-def]
                 w1, w2 = kept * w1, kept * w2
             ready()
             keys, mistakes = turned(key), turned(error_)
-            w1, w2 = plus_product(w1, keys, written_d), plus_product(w2, mistakes, written_x)
+            w1, w2 = begun_plus(w1, keys, written_d), begun_plus(w2, mistakes, written_x)
             if MOMENTUM:
-                s1, s2 = plus_product(s1, keys, felt_d), plus_product(s2, mistakes, felt_x)
+                s1, s2 = begun_plus(s1, keys, felt_d), begun_plus(s2, mistakes, felt_x)
+                w1, w2, s1, s2 = done((w1, w2, s1, s2))
+            else:
+                w1, w2 = done((w1, w2))
+                s1, s2 = w1, w2
             key, error_ = later_key, later_error
             chunks += 1
         fetched()  # what was asked for once too often, before its room is asked for again

@@ -12,7 +12,10 @@ from titanlab.memory_modules.kernels.hopper.tiles import (
     along,
     ask,
     at,
+    begun,
+    begun_plus,
     copied,
+    done,
     down,
     fetched,
     got,
@@ -125,19 +128,25 @@ def walk_back(  # type: ignore[no-untyped-def]
                 starts, wanted, d_asked, w1_room, w2_room, wanted_room, g_asked_room, chunks + 1,
                 (following * g + head) * P + part, p, BC, BD, BF,
             )  # fmt: skip
-            gates = writing_gates(write, mix, (begin + following) * g + head, c, BC, L, MOMENTUM)
             # the chunk's memory of its keys again
-            from_error = product(error, w2_, L)
-            x, slope, curve = value_slope_curvature(product(key, w1_, L), ACTIVATION)
+            from_error, z, by_w = begun(error, w2_, L), begun(key, w1_, L), begun(key, g_w_, L)
+            ends = d_ends + slice_ * (2 * p * BD * BF) + tile
+            lang.store(ends, copied(g_w_, BF))
+            by_s = by_w
+            if MOMENTUM:
+                by_s = begun(key, g_s_, L)
+                lang.store(ends + 2 * BD * BF, copied(g_s_, BF))
+                from_error, z, by_w, by_s = done((from_error, z, by_w, by_s))
+            else:
+                from_error, z, by_w = done((from_error, z, by_w))
+                by_s = by_w
+            x, slope, curve = value_slope_curvature(z, ACTIVATION)
             x_ = put(at(x_room, zero), x)
             slope, bent = half(slope), half(from_error * curve)
             # g(D) and with it B
-            g_d = d_back.to(lang.float32) - written[:, None] * product(key, g_w_, L)
-            ends = d_ends + slice_ * (2 * p * BD * BF) + tile
-            lang.store(ends, copied(g_w_, BF))
+            g_d = d_back.to(lang.float32) - written[:, None] * by_w
             if MOMENTUM:
-                g_d -= felt[:, None] * product(key, g_s_, L)
-                lang.store(ends + 2 * BD * BF, copied(g_s_, BF))
+                g_d -= felt[:, None] * by_s
             d_value = lang.load(d_values + unit)
             rear_ = put(at(rear_room, zero), g_d * slope.to(lang.float32))  # B
             bent = half(g_d * bent.to(lang.float32))
@@ -146,40 +155,46 @@ def walk_back(  # type: ignore[no-untyped-def]
                 g_s_ = put(at(g_s_room, zero), g_s2)
             ready()
             # g(E), whose parts the others wait for
-            g_e = -written[:, None] * product(x_, turned(g_w_), L)
+            g_e, by_w = begun(rear_, turned(w2_), L), begun(x_, turned(g_w_), L)
             if MOMENTUM:
-                g_e -= felt[:, None] * product(x_, turned(g_s_), L)
-            g_e = plus_product(g_e, rear_, turned(w2_))
+                g_e, by_w, by_s = done((g_e, by_w, begun(x_, turned(g_s_), L)))
+                g_e -= felt[:, None] * by_s
+            else:
+                g_e, by_w = done((g_e, by_w))
+            g_e -= written[:, None] * by_w
             place, number = exchange + (chunks % 2) * (P * BC * BD), 1 + (chunks // 2) % 255
             if P > 1:
                 leave(place + part * (BC * BD), g_e, number, THREADS)
             from_queries = lang.load(d_errors + (step * g + head) * (BC * BD) + (rows[:, None] * BD + dims[None, :]))
             # what needs no g(E), while the others arrive
             lang.store(ends + BD * BF, copied(g_w_, BF))
-            g_x = d_value.to(lang.float32) - written[:, None] * product(error, g_w_, L)
             queries, asks = left_of(turned(query), L).to(lang.float32), left_of(turned(asked), L).to(lang.float32)
             if MOMENTUM:
+                by_w, by_s = done((begun(error, g_w_, L), begun(error, g_s_, L)))
+                g_x = d_value.to(lang.float32) - written[:, None] * by_w - felt[:, None] * by_s
                 lang.store(ends + 3 * BD * BF, copied(g_s_, BF))
-                g_x -= felt[:, None] * product(error, g_s_, L)
                 g_s1, g_w1 = moved * g_w1 + carried * g_s1, kept * g_w1
                 g_s2, g_w2 = moved * g_w2 + carried * g_s2, kept * g_w2
-                g_s1 = plus_product(g_s1, half(surprise[None, :] * queries), g_asked)
-                g_s2 = plus_product(g_s2, half(surprise[None, :] * asks), wanted_)
+                surprised, surprising = half(surprise[None, :] * queries), half(surprise[None, :] * asks)
+                g_s1, g_s2, surprised, surprising = done(
+                    (begun_plus(g_s1, surprised, g_asked), begun_plus(g_s2, surprising, wanted_), surprised, surprising)
+                )
             else:
                 g_w1, g_w2 = kept * g_w1, kept * g_w2
-            g_w1 = plus_product(g_w1, half(seen[None, :] * queries), g_asked)
-            g_w2 = plus_product(g_w2, half(seen[None, :] * asks), wanted_)
-            g_w2 = plus_product(g_w2, turned(error), rear_)
+                g_x = d_value.to(lang.float32) - written[:, None] * product(error, g_w_, L)
+            queried, asking = half(seen[None, :] * queries), half(seen[None, :] * asks)
+            g_w2 = begun_plus(begun_plus(g_w2, turned(error), rear_), asking, wanted_)
+            g_w1, g_w2, queried, asking = done((begun_plus(g_w1, queried, g_asked), g_w2, queried, asking))
+            gates = writing_gates(write, mix, (begin + following) * g + head, c, BC, L, MOMENTUM)
             if P > 1:
                 g_e = added(place, zeros(BC, BD, L), number, P, THREADS)
             g_e += from_queries
             g_e_ = put(at(g_error_room, zero), g_e)
             ready()
             # the rest, from g(E)
-            g_x = plus_product(g_x, g_e_, w2_)
+            g_x, g_w2 = done((begun_plus(g_x, g_e_, w2_), begun_plus(g_w2, turned(g_e_), x_)))
             g_z_ = put(at(g_z_room, zero), g_x * slope.to(lang.float32) + bent.to(lang.float32))
             lang.store(d_v + w_tokens, -copied(g_e_, BD), w_mask & (w_rows // BR == part)[:, None])
-            g_w2 = plus_product(g_w2, turned(g_e_), x_)
             ready()
             g_w1 = plus_product(g_w1, turned(key), g_z_)
             lang.store(d_keys + by_unit, copied(g_z_, BF))
