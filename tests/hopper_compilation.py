@@ -28,16 +28,18 @@ class Case(NamedTuple):
     momentum: bool = True
     residual: bool = False
     activation: str = "gelu"
+    multiprocessors: int = 132
+    """Of the GPU; the fewer, the more units a program of the forward walk takes."""
 
 
 CASES = [
     Case("64 wide, 256 hidden"),
     Case("64 wide, 32 hidden, no momentum", hidden=32, momentum=False, residual=True, activation="silu"),
     Case("128 wide, 512 hidden", dim=128, hidden=512),
+    Case("64 wide, 256 hidden, few multiprocessors", multiprocessors=4),
     Case("50 wide, 200 hidden", dim=50, hidden=200, chunk=48, residual=True, activation="tanh"),
 ]
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
-MULTIPROCESSORS = 132
 
 
 class Launch(NamedTuple):
@@ -84,7 +86,9 @@ def launches_of(case: Case) -> list[Launch]:
     sizes = ((case.dim, case.hidden), (case.hidden, case.dim))
     first, second = (torch.zeros(2, places, *size, requires_grad=True) for size in sizes)
     with (
-        mock.patch.multiple(launcher, **stand_ins, gates_for=plain_gates, multiprocessors=lambda _: MULTIPROCESSORS),
+        mock.patch.multiple(
+            launcher, **stand_ins, gates_for=plain_gates, multiprocessors=lambda _: case.multiprocessors
+        ),
         mock.patch.object(gates_again, "gates_for", plain_gates),
     ):
         results = launcher.HopperTwoMatrixMemory.apply(

@@ -199,12 +199,15 @@ class _Call:
         return min(64 if self.width == TOKENS else 32, max(32, padded_to(self.hidden)))
 
     def _units_of_walk(self) -> int:
-        """The same of a forward walk, which has registers for twice as many where that fills the chip all the same."""
+        """The same of a forward walk, which has registers for twice as many, at half as long again a chunk: where that
+        leaves so few programs that they take fewer turns."""
         wide = 2 * self.units
         if INTERPRETED or self.width > TOKENS or self.hidden < wide:
             return self.units
-        fills = self.g * triton.cdiv(self.hidden, wide) >= multiprocessors(self.device)
-        return wide if fills else self.units
+        narrow_turns, wide_turns = (
+            triton.cdiv(self.g, self._groups(triton.cdiv(self.hidden, units))) for units in (self.units, wide)
+        )
+        return wide if 1.5 * wide_turns <= narrow_turns else self.units
 
     def _groups(self, slices: int) -> int:
         """How many heads are walked at once: each program takes the registers of a multiprocessor."""
