@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
 from titanlab.platform.config import Config, problems_of, validation_error
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.fusion import fused, fusible, fusing
 from titanlab.platform.keys import layer_key
 from titanlab.platform.layer_overrides import Block
@@ -116,11 +117,20 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(width, dim, bias=False)
 
     def forward(self, x: Hidden) -> Hidden:
-        return x + self.down(_gated(self.up(self.norm(x))))
+        return x + self.down(swiglu(self.up(self.norm(x))))
+
+
+def swiglu(x: Hidden) -> Hidden:
+    """silu(a) b of x = [a | b], in one pass where it can be had."""
+    if kernels_take(x):
+        from titanlab.platform.fused_kernels.gated_halves import gated_halves
+
+        return gated_halves(x)
+    return _swiglu_in_torch(x)
 
 
 @fusible
-def _gated(x: Hidden) -> Hidden:
+def _swiglu_in_torch(x: Hidden) -> Hidden:
     gate, value = x.chunk(2, dim=-1)
     return F.silu(gate) * value
 

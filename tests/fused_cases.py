@@ -23,6 +23,7 @@ from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.fused_kernels.choice import kernels_take, plain_torch
 from titanlab.platform.fused_kernels.turned_pieces import turned_pieces
 from titanlab.platform.memory import MEMORY_MODULES
+from titanlab.platform.model import swiglu
 from titanlab.platform.norms import RMSNorm, gated_by, rms_norm
 
 Function: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -88,6 +89,9 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
         layer.weight = weight  # type: ignore[assignment]
         return [gated_by(y, m, layer, added=x), gated_by(y, m, layer)]
 
+    def halves(x: Tensor) -> Sequence[Tensor]:
+        return [swiglu(x), swiglu(x[:, :, : h * d])]
+
     def turned(x: Tensor) -> Sequence[Tensor]:
         return [rotate(x.transpose(1, 2), torch.arange(5, 5 + t, device=x.device))]
 
@@ -126,6 +130,7 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
         ("norm", norm, {"x": wide, "weight": (h * d,)}, {"weight"}),
         ("norm of float32", norm, {"x": wide, "weight": (h * d,)}, {"x", "weight"}),
         ("gated", gated, {"y": wide, "m": wide, "weight": (h * d,), "x": wide}, {"x", "weight"}),
+        ("halves", halves, {"x": (b, t, 2 * h * d + 2)}, set()),
         ("turned", turned, {"x": head}, set()),
         ("pieces", pieces, {"qkv": three}, set()),
         ("values of pieces", values, {"qkv": three}, set()),

@@ -300,7 +300,7 @@ def _spread(  # type: ignore[no-untyped-def]
             kept = ((row >= 0) & (row < time))[:, None] & inside[None, :]
             seen = tl.load(d_u + (batch * time + row)[:, None] * C + columns[None, :], kept, 0.0).to(tl.float32)
             total += tl.load(taps + columns * W + tap, inside, 0.0).to(tl.float32)[None, :] * seen
-            added = added + (shares[tap] + own * seen,)
+            added = added + (shares[tap] + own * seen,)  # type: ignore[assignment]
         shares = added
         here = ((rows >= 0) & (rows < time))[:, None] & inside[None, :]
         tl.store(d_x + (batch * time + rows)[:, None] * C + columns[None, :], total.to(d_x.dtype.element_ty), here)

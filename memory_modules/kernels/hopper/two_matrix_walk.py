@@ -91,12 +91,8 @@ def walk(  # type: ignore[no-untyped-def]
             w_mask = (w_rows < c)[:, None] & (w_cols < D)[None, :]
             memory = starts + ((step * g + head) * SLICES + part * (BF // SF)) * (2 * p * BD * SF)
             w1_, w2_ = put(at(w1_room, zero), w1), put(at(w2_room, zero), w2)
-            s1_, s2_ = w1_, w2_
-            if MOMENTUM:
-                s1_, s2_ = put(at(s1_room, zero), s1), put(at(s2_room, zero), s2)
             # what rounding took from W: over many chunks its errors would multiply
             w1_rest = put(at(w1_rest_room, zero), rest_of(w1))
-            w2_rest = put(at(w2_rest_room, zero), rest_of(w2))
             rows, dims = down(BC, L) + zero, along(BD, L)
             token = rows < c
             written, felt, kept, moved, carried = gates
@@ -112,10 +108,6 @@ def walk(  # type: ignore[no-untyped-def]
                 mask = token[:, None] & (dims < D)[None, :]
                 value = lang.load(v + start + (rows[:, None] * (H * D) + dims[None, :]), mask, 0.0)
             x, slope = value_and_slope(plus_product(begun(key, w1_, L), key, w1_rest), ACTIVATION)
-            written_x = put(at(written_x_room, zero), -written[:, None] * x)
-            felt_x = written_x
-            if MOMENTUM:
-                felt_x = put(at(felt_x_room, zero), -felt[:, None] * x)
             if not AGAIN:
                 x_ = put(at(x_room, zero), x)
                 ready()
@@ -123,9 +115,22 @@ def walk(  # type: ignore[no-untyped-def]
                 if P > 1:
                     place, number = exchange + (chunks % 2) * (P * BC * BD), 1 + (chunks // 2) % 255
                     leave(place + part * (BC * BD), error, number, THREADS)
-                # while the parts are on their way
-                _keep_start(memory, w1_, w2_, s1_, s2_, part, zero, F, BD, BF, SF, MOMENTUM)
-                gates = writing_gates(write, mix, following * g + head, c, BC, L, MOMENTUM)
+            # what needs no E, while its parts are on their way
+            w2_rest = put(at(w2_rest_room, zero), rest_of(w2))
+            s1_, s2_ = w1_, w2_
+            if MOMENTUM:
+                s1_, s2_ = put(at(s1_room, zero), s1), put(at(s2_room, zero), s2)
+            _keep_start(memory, w1_, w2_, s1_, s2_, part, zero, F, BD, BF, SF, MOMENTUM)
+            written_x = put(at(written_x_room, zero), -written[:, None] * x)
+            felt_x = written_x
+            if MOMENTUM:
+                felt_x = put(at(felt_x_room, zero), -felt[:, None] * x)
+                w1, s1 = kept * w1 + moved * s1, carried * s1
+                w2, s2 = kept * w2 + moved * s2, carried * s2
+            else:
+                w1, w2 = kept * w1, kept * w2
+            gates = writing_gates(write, mix, following * g + head, c, BC, L, MOMENTUM)
+            if not AGAIN:
                 if P > 1:
                     error = added(place, zeros(BC, BD, L), number, P, THREADS)
                 error -= value.to(lang.float32)
@@ -136,17 +141,12 @@ def walk(  # type: ignore[no-untyped-def]
                 w_error = errors + where * (c * D) + (w_rows[:, None] * D + w_cols[None, :])
                 lang.store(w_error, copied(error_, BD), w_mask & (w_rows // BR == part)[:, None])
             else:
-                _keep_start(memory, w1_, w2_, s1_, s2_, part, zero, F, BD, BF, SF, MOMENTUM)
-                gates = writing_gates(write, mix, following * g + head, c, BC, L, MOMENTUM)
+                ready()
             d = plus_product(begun(error_, w2_, L), error_, w2_rest) * slope
             written_d = put(at(written_d_room, zero), -written[:, None] * d)
             felt_d = written_d
             if MOMENTUM:
                 felt_d = put(at(felt_d_room, zero), -felt[:, None] * d)
-                w1, s1 = kept * w1 + moved * s1, carried * s1
-                w2, s2 = kept * w2 + moved * s2, carried * s2
-            else:
-                w1, w2 = kept * w1, kept * w2
             ready()
             keys, mistakes = turned(key), turned(error_)
             w1, w2 = begun_plus(w1, keys, written_d), begun_plus(w2, mistakes, written_x)
