@@ -80,7 +80,7 @@ class GradientMemoryConfig(LayerConfig):
     and never written), initial_gradients (all taken at the memory before the first token), last_matrix (only the last
     matrix learns)."""
     backend: Literal["auto", "torch", "triton"] = no_result("auto")
-    """What computes the memory: torch; Triton's kernels, which have `titans` and `linear` of up to two matrices with
+    """What computes the memory: torch; Triton's kernels, which have `titans` and `linear` of up to four matrices with
     their default objective, gates and optimizer; or auto, Triton on the GPUs it was checked on where it can compute the
     call, and torch elsewhere."""
 

@@ -119,7 +119,7 @@ def call(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"matrices": 3}, "3 matrices"),
+        ({"matrices": 5}, "5 matrices"),
         ({"matrices": 2, "hidden": 520}, "520 hidden units"),
         ({"dim": 8}, "head dimension is 8"),
         ({"dim": 144}, "head dimension is 144"),

@@ -105,7 +105,7 @@ CALLED = ("delta", "gated delta", "linear", "linear, decay of a channel", "momen
     ("changes", "reason"),
     [
         ({"key": 8}, "head dimension is 8"),
-        ({"value": 80}, "head dimension is 80"),
+        ({"value": 136}, "head dimension is 136"),
         ({"dtype": torch.float64}, "float64"),
         ({}, "not installed|on cpu, not on a CUDA device"),
     ],

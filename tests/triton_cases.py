@@ -1,4 +1,4 @@
-"""Runs the Triton kernels of memories of one and two matrices on one device and prints their errors, in lines of JSON.
+"""Runs the Triton kernels of memories of one to four matrices on one device and prints their errors, in lines of JSON.
 
 A process of its own, because Triton decides at import whether kernels are interpreted: `python triton_cases.py cpu`
 under TRITON_INTERPRET=1, or `python triton_cases.py cuda`.
@@ -33,11 +33,16 @@ class Case(NamedTuple):
     dim: int = 16
     chunk: int = 8
     hidden: int = 0
-    """Units of a memory of two matrices; 0: one matrix."""
+    """Units of a memory of several matrices; 0: one matrix."""
+    depth: int = 2
+    """Matrices, if there are hidden units."""
+    narrower: int = 0
+    """By so many units is every hidden layer narrower than the one before."""
     activation: str = "gelu"
     cuts: tuple[int, ...] = ()
     stretches: tuple[int, int] | None = None
-    """STRETCH and SHORT_STRETCH of the kernels for Hopper, so that few tokens are several; None: as they are."""
+    """STRETCH and SHORT_STRETCH of the kernels for Hopper, or what a stretch and a short one of three and more matrices
+    have, so that few tokens are several; None: as they are."""
 
 
 INTERPRETED = [
@@ -73,6 +78,20 @@ INTERPRETED = [
          activation="tanh"),
     Case("two matrices, bfloat16, sizes that are no power of 2", dtype="bfloat16", hidden=50, batch=2, time=35, heads=2,
          dim=20, chunk=11, gates="layer"),
+    Case("three matrices, cut inside chunks, residual", hidden=40, depth=3, cuts=(3,), time=19, residual=True),
+    Case("three matrices, no momentum", hidden=24, depth=3, gates="keep only", time=16, activation="silu"),
+    Case("three matrices, no gates", hidden=16, depth=3, gates="neither", residual=True, activation="tanh"),
+    Case("three matrices, momentum 0 and keep 0", hidden=32, depth=3, gates="zeros", time=16, activation="relu"),
+    Case("three matrices, several stretches", hidden=16, depth=3, time=40, gates="layer", stretches=(3, 2)),
+    Case("three matrices, float16", dtype="float16", hidden=32, depth=3, gates="layer", time=16),
+    Case("three matrices, bfloat16, cut inside chunks, residual", dtype="bfloat16", hidden=32, depth=3, gates="layer",
+         cuts=(3,), time=24, residual=True),
+    Case("three matrices, bfloat16, no momentum", dtype="bfloat16", hidden=24, depth=3, time=16, heads=2,
+         gates="keep near 1 only", activation="silu"),
+    Case("three matrices, bfloat16, sizes that are no power of 2", dtype="bfloat16", hidden=50, depth=3, narrower=30,
+         time=35, dim=20, chunk=11, gates="layer"),
+    Case("four matrices, sizes that are no power of 2", hidden=50, depth=4, narrower=12, time=24, dim=20, chunk=11),
+    Case("four matrices, bfloat16", dtype="bfloat16", hidden=40, depth=4, time=24, gates="layer"),
 ]  # fmt: skip
 
 ON_A_GPU = [
@@ -98,12 +117,28 @@ ON_A_GPU = [
         ("layer", 128, 512, 64, False, "gelu"), ("layer", 50, 200, 48, False, "gelu"),
     )
 ] + [
+    Case(f"{dtype}, {gates}, d{dim}, {depth} matrices, {hidden} hidden, chunk {chunk}{', cut' if residual else ''}",
+         dtype=dtype, gates=gates, residual=residual, batch=2, time=333, heads=3, dim=dim, chunk=chunk, hidden=hidden,
+         depth=depth, narrower=narrower, activation=activation, cuts=(10, 75) if residual else ())
+    for dtype in ("bfloat16", "float32", "float16")
+    for gates, dim, hidden, depth, narrower, chunk, residual, activation in (
+        ("layer", 64, 256, 3, 0, 64, True, "gelu"), ("keep near 1 only", 48, 96, 3, 0, 64, False, "silu"),
+        ("momentum far below keep", 64, 128, 4, 0, 32, False, "gelu"), ("neither", 32, 32, 3, 0, 16, True, "tanh"),
+        ("layer", 128, 512, 3, 0, 64, False, "gelu"), ("layer", 50, 200, 4, 40, 48, False, "gelu"),
+    )
+] + [
     Case("128 wide", dtype="bfloat16", gates="layer", batch=2, time=333, heads=3, dim=128, chunk=64),
     Case("two matrices, many heads", dtype="bfloat16", gates="layer", batch=16, time=520, heads=16, dim=64, chunk=64,
          hidden=256),
+    Case("three matrices, many heads", dtype="bfloat16", gates="layer", batch=16, time=520, heads=16, dim=64, chunk=64,
+         hidden=256, depth=3),
+    Case("four matrices, many heads, no momentum", dtype="bfloat16", gates="keep near 1 only", batch=10, time=520,
+         heads=16, dim=64, chunk=64, hidden=256, depth=4),
     Case("131,072 tokens", dtype="bfloat16", gates="layer", time=131_072, heads=1, dim=64, chunk=64),
     Case("two matrices, 32,768 tokens", dtype="bfloat16", gates="still", time=32_768, heads=1, dim=64, chunk=64,
          hidden=256),
+    Case("three matrices, 32,768 tokens", dtype="bfloat16", gates="still", time=32_768, heads=1, dim=64, chunk=64,
+         hidden=256, depth=3),
 ]  # fmt: skip
 
 
@@ -122,8 +157,13 @@ REPEATED = {
     "cpu": [
         Repeats(1, INTERPRETED[1]),
         Repeats(1, next(case for case in INTERPRETED if case.hidden and case.dtype == "bfloat16")),
+        Repeats(1, next(case for case in INTERPRETED if case.hidden and case.depth > 2)),
     ],
-    "cuda": [Repeats(1000, ON_A_GPU[1]), Repeats(1000, next(case for case in ON_A_GPU if case.hidden))],
+    "cuda": [
+        Repeats(1000, ON_A_GPU[1]),
+        Repeats(1000, next(case for case in ON_A_GPU if case.hidden)),
+        Repeats(1000, next(case for case in ON_A_GPU if case.hidden and case.depth > 2)),
+    ],
 }
 
 
@@ -144,7 +184,8 @@ def arguments(case: Case, device: str) -> list[Tensor | None]:
         "zeros": (torch.where(a < 0.2, 0.0, a), torch.where(b < 0.5, 0.0, b)),
     }[case.gates]
     unit = torch.nn.functional.normalize
-    widths = (case.dim, case.hidden, case.dim) if case.hidden else (case.dim, case.dim)
+    hidden = [case.hidden - layer * case.narrower for layer in range(case.depth - 1)] if case.hidden else []
+    widths = (case.dim, *hidden, case.dim)
     sizes = list(pairwise(widths))
     matrices = [torch.randn(case.heads, *size, generator=random) / size[0] ** 0.5 for size in sizes]
     rounded = [x.to(getattr(torch, case.dtype)) for x in (unit(q, dim=-1), unit(k, dim=-1), v)]
@@ -187,9 +228,13 @@ def poison(device: str) -> None:
 
 
 def stretched(case: Case) -> AbstractContextManager[object]:
-    """Kernels for Hopper take the case's stretches meanwhile."""
+    """Kernels of two and more matrices take the case's stretches meanwhile."""
     if case.stretches is None:
         return nullcontext()
+    if case.depth > 2:
+        from titanlab.memory_modules.kernels import triton_deeper_memory
+
+        return mock.patch.object(triton_deeper_memory, "stretches_for", lambda *sizes: case.stretches)
     from titanlab.memory_modules.kernels.hopper import two_matrix_memory
 
     long, short = case.stretches

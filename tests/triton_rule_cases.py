@@ -55,6 +55,16 @@ INTERPRETED = [
     Case("delta", gates="one key", time=64),
     *(Case(rule, gates="layer", dtype="bfloat16", time=20, key=32) for rule in ("delta", "linear, decay of a channel")),
     Case("momentum", gates="layer", dtype="float16"),
+    *(Case(rule, time=17, key=128, value=128) for rule in ("delta", "linear")),
+    Case("momentum", time=35, key=96, value=128, cuts=(2,)),
+    Case("linear, decay of a channel", time=35, key=96, value=72),
+    Case("linear, decay of a head", time=20, key=72, value=128),
+    *(Case(rule, "zeros", time=17, key=128, value=72) for rule in ("gated delta", "rwkv7")),
+    *(
+        Case(rule, "layer", "bfloat16", time=20, key=128, value=96)
+        for rule in ("momentum", "linear, decay of a channel")
+    ),
+    Case("rwkv7", "layer", "float16", time=20, key=72, value=128),
 ]
 
 ON_A_GPU = [
@@ -67,7 +77,21 @@ ON_A_GPU = [
 ] + [
     Case(rule, "layer", dtype, batch=16, time=520, heads=16, key=64, value=64)
     for dtype in ("bfloat16", "float32") for rule in RULES
-] + [Case(rule, "layer", "bfloat16", time=131_072, key=64, value=64) for rule in RULES]  # fmt: skip
+] + [
+    Case(rule, "layer", "bfloat16", time=131_072, key=64, value=64) for rule in RULES
+] + [
+    Case(rule, "layer", dtype, batch=2, time=300, heads=4, key=128, value=128)
+    for dtype in ("bfloat16", "float32", "float16") for rule in RULES
+] + [
+    Case(rule, gates, "bfloat16", batch=2, time=time, heads=4, key=key, value=value, cuts=cuts)
+    for rule in RULES
+    for gates, time, key, value, cuts in (
+        ("any", 200, 96, 128, (10, 75)), ("zeros", 128, 128, 72, ()), ("layer", 128, 64, 128, ()),
+    )
+] + [
+    Case(rule, "layer", dtype, batch=8, time=520, heads=16, key=128, value=128)
+    for dtype in ("bfloat16", "float32") for rule in RULES
+] + [Case(rule, "layer", "bfloat16", time=32_768, key=128, value=128) for rule in RULES]  # fmt: skip
 
 
 def arguments(case: Case, device: str) -> dict[str, Tensor]:

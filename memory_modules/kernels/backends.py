@@ -15,12 +15,12 @@ from titanlab.platform.errors import unknown_name
 BACKENDS = ("auto", "torch", "triton")
 CHECKED = (9, 0)
 """Compute capability of the H100 and the H200; with Triton 3.6, see docs/performance.md."""
-MATRICES = 2
+MATRICES = 4
 HIDDEN = 512
-"""Hidden units of a memory of two matrices."""
+"""Hidden units of a memory of several matrices, between any two of them."""
 LONGEST_CHUNK = 64
 HEAD_DIMS = (16, 128)
-RULE_HEAD_DIMS = (16, 64)
+RULE_HEAD_DIMS = (16, 128)
 """The same of the matrix rules, for keys and for values."""
 
 
@@ -65,8 +65,9 @@ def _obstacle(tensors: Sequence[Tensor], weights: Sequence[Tensor], chunk_size: 
     dim = tensors[0].shape[3]
     if len(weights) > MATRICES:
         return f"the memory has {len(weights)} matrices and the kernels compute up to {MATRICES}"
-    if weights[0].shape[-1] > HIDDEN and len(weights) > 1:
-        return f"the memory has {weights[0].shape[-1]} hidden units and the kernels take up to {HIDDEN}"
+    hidden = max((matrix.shape[-1] for matrix in weights[:-1]), default=0)
+    if hidden > HIDDEN:
+        return f"the memory has {hidden} hidden units and the kernels take up to {HIDDEN}"
     if not HEAD_DIMS[0] <= dim <= HEAD_DIMS[1]:
         return f"the head dimension is {dim} and the kernels take {HEAD_DIMS[0]} to {HEAD_DIMS[1]}"
     if chunk_size > LONGEST_CHUNK:

@@ -49,42 +49,49 @@ def scores_forward(  # type: ignore[no-untyped-def]
     D: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr, ASKS: tl.constexpr, WRITES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Scores of one query and key; with ASKS and WRITES asks, and writes and last. Grid (g n,)."""
+    """Scores of one query and key; with ASKS asks, and writes and last. Grid (g n,); BK channels at a time."""
     place = tl.program_id(0).to(tl.int64)
     head, i = place // n, place % n
-    rows, dims = tl.arange(0, BC), tl.arange(0, BK)
-    token, dim, block, at = rows < c, dims < D, rows // 16, rows % 16
-    wide = token[:, None] & dim[None, :]
-    own = (place * c + rows)[:, None] * D + dims[None, :]
-    logs = _logs(log_decay, head, i, n, c, H, D, rows, dims)
-    k = tl.load(token_rows(key, i, head, n, c, H, D, rows, dims), wide, 0.0).to(tl.float32)
-    q = tl.load(token_rows(query, i, head, n, c, H, D, rows, dims), wide, 0.0).to(tl.float32)
+    rows, steps = tl.arange(0, BC), tl.arange(0, 16)
+    token, block, at = rows < c, rows // 16, rows % 16
     seen = rows[None, :] <= rows[:, None] - EARLY
-    if ASKS:
-        tl.store(asks + own, (q * tl.exp(_sums(seen, logs, PRECISION))).to(asks.dtype.element_ty), wide)
-    if WRITES:
-        left = tl.exp(_sums(rows[None, :] > rows[:, None], logs, PRECISION))
-        tl.store(writes + own, (k * left).to(writes.dtype.element_ty), wide)
-        tl.store(last + place * D + dims, tl.exp(tl.sum(logs, 0)), dim)
+    near, between = tl.zeros([BC, 16], tl.float32), tl.zeros([BC, BC], tl.float32)
+    for channel in range(0, D, BK):
+        dims = channel + tl.arange(0, BK)
+        dim = dims < D
+        wide = token[:, None] & dim[None, :]
+        own = (place * c + rows)[:, None] * D + dims[None, :]
+        logs = _logs(log_decay, head, i, n, c, H, D, rows, dims)
+        k = tl.load(token_rows(key, i, head, n, c, H, D, rows, dims), wide, 0.0).to(tl.float32)
+        q = tl.load(token_rows(query, i, head, n, c, H, D, rows, dims), wide, 0.0).to(tl.float32)
+        if ASKS:
+            tl.store(asks + own, (q * tl.exp(_sums(seen, logs, PRECISION))).to(asks.dtype.element_ty), wide)
+        if WRITES:
+            left = tl.exp(_sums(rows[None, :] > rows[:, None], logs, PRECISION))
+            tl.store(writes + own, (k * left).to(writes.dtype.element_ty), wide)
+            tl.store(last + place * D + dims, tl.exp(tl.sum(logs, 0)), dim)
+        if BC > 16:
+            q *= tl.exp(_sums(seen & (block[:, None] == block[None, :]), logs, PRECISION))
+            for first in range(1, BC // 16):
+                keys = tl.trans(k * _to_start_of(first, logs, rows, PRECISION))
+                between = _plus(between, tl.where((block == first)[:, None], q, 0.0), keys, PRECISION)
+        decays = tl.zeros([BC, BK], tl.float32)
+        for t in range(16):
+            here = block * 16 + t
+            asked = tl.load(token_rows(query, i, head, n, c, H, D, here, dims), (here < c)[:, None] & dim[None, :], 0.0)
+            if EARLY:
+                score = tl.sum(asked.to(tl.float32) * decays * k, 1)
+            decay = tl.exp(_logs(log_decay, head, i, n, c, H, D, here, dims))
+            decays = tl.where((at < t)[:, None], decays * decay, tl.where((at == t)[:, None], 1.0, 0.0))
+            if not EARLY:
+                score = tl.sum(asked.to(tl.float32) * decays * k, 1)
+            near += tl.where((steps == t)[None, :], score[:, None], 0.0)
     if BC > 16:
-        q *= tl.exp(_sums(seen & (block[:, None] == block[None, :]), logs, PRECISION))
-        between = tl.zeros([BC, BC], tl.float32)
-        for first in range(1, BC // 16):
-            keys = tl.trans(k * _to_start_of(first, logs, rows, PRECISION))
-            between = _plus(between, tl.where((block == first)[:, None], q, 0.0), keys, PRECISION)
         apart = token[:, None] & token[None, :] & (block[:, None] != block[None, :])
         tl.store(scores + (place * c + rows)[:, None] * c + rows[None, :], between.to(scores.dtype.element_ty), apart)
-    decays = tl.zeros([BC, BK], tl.float32)
-    for t in range(16):
-        here = block * 16 + t
-        asked = tl.load(token_rows(query, i, head, n, c, H, D, here, dims), (here < c)[:, None] & dim[None, :], 0.0)
-        if EARLY:
-            score = tl.sum(asked.to(tl.float32) * decays * k, 1)
-        decay = tl.exp(_logs(log_decay, head, i, n, c, H, D, here, dims))
-        decays = tl.where((at < t)[:, None], decays * decay, tl.where((at == t)[:, None], 1.0, 0.0))
-        if not EARLY:
-            score = tl.sum(asked.to(tl.float32) * decays * k, 1)
-        tl.store(scores + (place * c + here) * c + rows, score.to(scores.dtype.element_ty), token & (here < c))
+    later = (block * 16)[:, None] + steps[None, :]
+    to = scores + (place * c + later) * c + rows[:, None]
+    tl.store(to, near.to(scores.dtype.element_ty), token[:, None] & (later < c))
 
 
 @triton.jit(do_not_specialize=["n", "H"])
@@ -93,10 +100,11 @@ def queries_backward(  # type: ignore[no-untyped-def]
     D: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr, KEYS: tl.constexpr, FIRST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """d_query from d_asks and the scores with each key, and its part of d_log, added unless FIRST. Grid (g n,)."""
+    """d_query from d_asks and the scores with each key, and its part of d_log, added unless FIRST. Grid (g n,
+    blocks of BK channels)."""
     place = tl.program_id(0).to(tl.int64)
     head, i = place // n, place % n
-    rows, dims = tl.arange(0, BC), tl.arange(0, BK)
+    rows, dims = tl.arange(0, BC), tl.program_id(1) * BK + tl.arange(0, BK)
     token, dim, block, at = rows < c, dims < D, rows // 16, rows % 16
     wide, square = token[:, None] & dim[None, :], token[:, None] & token[None, :]
     seen = rows[None, :] <= rows[:, None] - EARLY
@@ -158,10 +166,10 @@ def keys_backward(  # type: ignore[no-untyped-def]
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """d_key from d_writes and the scores with each query, and its part of d_log, which is added; query_1 is early. With
-    LAST d_last's too. Grid (g n,)."""
+    LAST d_last's too. Grid (g n, blocks of BK channels)."""
     place = tl.program_id(0).to(tl.int64)
     head, i = place // n, place % n
-    rows, dims = tl.arange(0, BC), tl.arange(0, BK)
+    rows, dims = tl.arange(0, BC), tl.program_id(1) * BK + tl.arange(0, BK)
     token, dim, block, at = rows < c, dims < D, rows // 16, rows % 16
     wide, square = token[:, None] & dim[None, :], token[:, None] & token[None, :]
     decays, result = tl.zeros([BC, BK], tl.float32), tl.zeros([BC, BK], tl.float32)

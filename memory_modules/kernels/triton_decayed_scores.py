@@ -8,10 +8,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
 from titanlab.memory_modules.kernels import triton_channel_decay as kernels
 from titanlab.memory_modules.kernels.triton_rules import padded, precision_of, products_of
+
+
+def channels_for(d: int, dtype: torch.dtype) -> int:
+    """Key channels of a tile. Wider ones spill some kilobytes a thread, of float32 (three products in tf32) sooner."""
+    return min(padded(d), 32 if dtype == torch.float32 else 64)
 
 
 class Decayed(NamedTuple):
@@ -56,8 +62,8 @@ class _Decayed(torch.autograd.Function):
         writes = [log_decay.new_empty(g, n, c, d, dtype=types[p]) for p in range(several[1])]
         last = log_decay.new_empty(g, n, d)
         scores = [log_decay.new_empty(g, n, c, c, dtype=types[m]) for m in range(several[0]) for _ in keys]
-        options: dict[str, Any] = {"D": d, "BC": padded(c), "BK": padded(d), "num_warps": 4, "num_stages": 1}
-        options["PRECISION"] = precision_of(rows[0])
+        options: dict[str, Any] = {"D": d, "BC": padded(c), "BK": channels_for(d, rows[0].dtype)}
+        options |= {"num_warps": 4, "num_stages": 1, "PRECISION": precision_of(rows[0])}
         for m, query in enumerate(queries):
             for p, key in enumerate(keys):
                 kernels.scores_forward[(g * n,)](
@@ -77,7 +83,7 @@ class _Decayed(torch.autograd.Function):
         d_asks, d_writes, d_scores = parts[:asked], parts[asked : asked + written], parts[asked + written :]
         queries, keys = rows[:asked], rows[asked:]
         d_rows, d_log = [torch.empty_like(x) for x in rows], torch.empty_like(log_decay)
-        grid = (last.shape[0] * n,)
+        grid = (last.shape[0] * n, triton.cdiv(last.shape[2], ctx.options["BK"]))
         for m, query in enumerate(queries):
             mine = d_scores[m * written : (m + 1) * written]
             kernels.queries_backward[grid](

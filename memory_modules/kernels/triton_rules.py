@@ -215,9 +215,11 @@ class Call:
         self.walks = (g, triton.cdiv(self.value, walk_columns))
         self.blocks = (g * n, triton.cdiv(self.value, columns))
         sizes = {"DK": self.key, "DV": self.value, "BC": padded(c), "BK": padded(self.key), "PARTS": parts}
-        shared = {**sizes, "SCALED": scaled, "num_warps": 4, **precisions(q)}
+        warps = 8 if padded(self.key) > 64 else 4  # with 4, tiles of 128 key channels spill some kilobytes a thread
+        shared = {**sizes, "SCALED": scaled, "num_warps": warps, **precisions(q)}
         stages = {"num_stages": 1}
         self.inverse = {**{name: x for name, x in shared.items() if name not in ("DV", "PARTS")}, **stages}
+        self.inverse |= {"BK": min(padded(self.key), 64), "num_warps": 4}
         self.inverse["EXACT"] = "tf32x3" if q.is_cuda else "ieee"
         self.whole = {**shared, "SOLVE": solve, "BV": wide, **stages}
         self.walk = {
@@ -226,8 +228,9 @@ class Call:
             "BV": walk_columns,
             "num_stages": 2 if self.products == torch.bfloat16 else 1,
         }
-        self.forward = {**shared, "BV": columns, **stages}
-        self.backward = {**shared, "BV": min(wide, 32), **stages}
+        self.forward = {**shared, "BV": columns, "num_warps": 4, **stages}
+        # a loop of one turn is no loop to the compiler, which then holds what follows it too
+        self.backward = {**shared, "BV": columns if warps == 8 and columns < wide else 32, **stages}
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.products, device=self.device)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from titanlab.memory_modules.kernels.triton_products import product, token_rows
+from titanlab.memory_modules.kernels.triton_products import plus_product, token_rows
 
 
 @triton.jit
@@ -42,12 +42,14 @@ def _block(  # type: ignore[no-untyped-def]
     below = (down < c)[:, None] & (down[:, None] > across[None, :])
     corner = (place * c + down)[:, None] * c + across[None, :]
     if SCALED:
-        dims = tl.arange(0, BK)
-        dim = (dims < DK)[None, :]
-        left = tl.load(token_rows(k, i, head, n, c, H, DK, down, dims), (down < c)[:, None] & dim, 0.0)
-        right = tl.load(token_rows(k, i, head, n, c, H, DK, across, dims), (across < c)[:, None] & dim, 0.0)
-        weights = tl.load(inner + corner - SHIFT * c, below, 0.0).to(tl.float32)
-        return weights * product(left, tl.trans(right), TYPE, PRECISION)
+        keys = tl.zeros([32, 32], tl.float32)
+        for first in range(0, DK, BK):
+            dims = first + tl.arange(0, BK)
+            dim = (dims < DK)[None, :]
+            left = tl.load(token_rows(k, i, head, n, c, H, DK, down, dims), (down < c)[:, None] & dim, 0.0)
+            right = tl.load(token_rows(k, i, head, n, c, H, DK, across, dims), (across < c)[:, None] & dim, 0.0)
+            keys = plus_product(keys, left, tl.trans(right), TYPE, PRECISION)
+        return keys * tl.load(inner + corner - SHIFT * c, below, 0.0).to(tl.float32)
     return -tl.load(system + corner, below, 0.0).to(tl.float32)
 
 
@@ -59,7 +61,7 @@ def invert(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """solution = (I + inner * K K^T below the diagonal)^-1, or (I - system)^-1, by blocks of 32. Grid (g n,).
 
-    BC is 32 or 64; letters as in triton_rule_kernels.
+    BC is 32 or 64; BK key channels at a time; other letters as in triton_rule_kernels.
     """
     place = tl.program_id(0).to(tl.int64)
     head, i = place // n, place % n

@@ -70,7 +70,7 @@ def deep_memory(
         activation: gelu (tanh form) | silu | relu | tanh, between the matrices.
         state: what an earlier call returned; a sequence cut anywhere gives the same as one call.
         backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
-            the call: one or two matrices (up to 512 hidden units), head dimension 16 to 128, chunk_size up to 64, no
+            the call: one to four matrices (up to 512 hidden units), head dimension 16 to 128, chunk_size up to 64, no
             float64, compute capability 9.0.
 
     Returns:
@@ -145,7 +145,7 @@ def _read(residual: bool, activation: str, q: Tensor, *weights: Tensor) -> Tenso
 
 
 def _for_kernels(piece: Piece, state: DeepMemoryState, chunk_size: int) -> bool:
-    """The kernels of two matrices run whole chunks; what is cut off at a sequence's ends is left to torch."""
+    """The kernels of several matrices run whole chunks; what is cut off at a sequence's ends is left to torch."""
     return len(state.weights) == 1 or (piece.size == chunk_size and int(state.position[0]) == 0)
 
 
@@ -153,7 +153,7 @@ def _by_kernels(
     q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor | None, Tensor | None, Tensor], piece: Piece,
     state: DeepMemoryState, activation: str, residual: bool,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """A piece of the sequence by Triton's kernels, for a memory of one or two matrices."""
+    """A piece of the sequence by Triton's kernels."""
     from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, matrix_memory
     from titanlab.memory_modules.kernels.triton_two_matrix_memory import two_matrix_memory
 
@@ -164,6 +164,10 @@ def _by_kernels(
         first, second = _stacked(state)
         y, *after = two_matrix_memory(queries, keys, values, gates, first, second, activation, residual)
         return y, after
+    if len(state.weights) > 2:
+        from titanlab.memory_modules.kernels.triton_deeper_memory import deeper_memory
+
+        return deeper_memory(queries, keys, values, gates, _stacked(state), activation, residual)
     arrays = gates_for(*gates, common)
     fresh = state.reference[0] is state.weights[0]
     reference = None if fresh else _grouped(state.reference[0])

@@ -35,7 +35,7 @@ def delta_rule(
         chunk_size: tokens solved together.
         state: S [b, h, key, value], as an earlier call returned it; None: zeros.
         backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
-            the call: head dimensions 16 to 64, no float64, compute capability 9.0. They choose their own chunk length
+            the call: head dimensions 16 to 128, no float64, compute capability 9.0. They choose their own chunk length
             and take every vector in q's type.
 
     Returns:
@@ -73,7 +73,7 @@ def gated_delta_rule(
         chunk_size: tokens solved together.
         state: S [b, h, key, value], as an earlier call returned it; None: zeros.
         backend: auto | torch | triton, of which auto takes Triton's kernels for CUDA tensors where they can compute
-            the call: head dimensions 16 to 64, no float64, compute capability 9.0. They choose their own chunk length
+            the call: head dimensions 16 to 128, no float64, compute capability 9.0. They choose their own chunk length
             and take every vector in q's type.
 
     Returns:
