@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from titanlab.benchmarks.chip import chip_of, facts_of
+from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.streamed_models import StreamedModel, StreamedModels, period_of, settings_of
 from titanlab.benchmarks.timing import free_memory
@@ -34,7 +35,7 @@ MEGA = 1e6
 
 
 @dataclass(frozen=True)
-class DecodeBenchmark:
+class DecodeBenchmark(Followed):
     """What to measure."""
 
     models: StreamedModels = StreamedModels()
@@ -48,7 +49,6 @@ class DecodeBenchmark:
     graphs: Graphs = "auto"
     seconds: float | None = None
     """Of reading contexts and warming up, each model; longer contexts are left out then."""
-    tell: Callable[[str], None] = field(default=lambda text: None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("contexts", "batches"):
@@ -60,8 +60,7 @@ class DecodeBenchmark:
 
     def settings(self) -> dict[str, Any]:
         """As the JSON file has them."""
-        own = {key: value for key, value in self.__dict__.items() if key not in ("tell", "models")}
-        return {**own, **settings_of(self.models)}
+        return {**self.plain_settings("models"), **settings_of(self.models)}
 
 
 class Latency(NamedTuple):
@@ -80,16 +79,23 @@ def bench_decode(benchmark: DecodeBenchmark, device: torch.device) -> Result:
     Raises:
         ConfigError: a model cannot be built, or CUDA graphs are asked for on a CPU.
     """
+    facts = facts_of(device, benchmark.settings())
     rows: list[Row] = []
-    for streamed in benchmark.models.built(device):
-        rows += model_rows(streamed, benchmark)
-        free_memory(device)
     title = f"Decoding, one token of every row at a time, on {chip_of(device)}"
-    return Result(title, COLUMNS, rows, facts_of(device, benchmark.settings()), _notes(benchmark, rows))
+
+    def result(finished: bool) -> Result:
+        return Result(title, COLUMNS, rows, facts, _notes(benchmark, rows), finished)
+
+    for streamed in benchmark.models.built(device):
+        for row in model_rows(streamed, benchmark):
+            rows.append(row)
+            benchmark.keep(result(False))
+        free_memory(device)
+    return result(True)
 
 
-def model_rows(streamed: StreamedModel, benchmark: DecodeBenchmark) -> list[Row]:
-    """One model at all contexts, one after another on the way through one stream."""
+def model_rows(streamed: StreamedModel, benchmark: DecodeBenchmark) -> Iterator[Row]:
+    """One model at all contexts, one after another on the way through one stream; each row as it is measured."""
     return _Decoded(streamed, benchmark).rows()
 
 
@@ -108,22 +114,20 @@ class _Decoded:
         }
         """Of each batch: what was recorded after one context serves after the next."""
 
-    def rows(self) -> list[Row]:
-        rows: list[Row] = []
+    def rows(self) -> Iterator[Row]:
         for context in sorted(set(self.benchmark.contexts)):
             self.benchmark.tell(f"{self.name}: reading {context:,} tokens")
             began = time.perf_counter()
             last = self._read_to(context)
             prefill = time.perf_counter() - began
             if last is None:
-                rows.append({"model": self.name, "context": context, "remark": self.ended})
+                yield {"model": self.name, "context": context, "remark": self.ended}
                 continue
             for batch in self.benchmark.batches:
                 self.benchmark.tell(f"{self.name}: decoding {batch} rows after {context:,} tokens")
                 row = self._timed(last, batch)
-                rows.append({"model": self.name, "context": context, "batch": batch, "prefill_s": prefill, **row})
+                yield {"model": self.name, "context": context, "batch": batch, "prefill_s": prefill, **row}
                 free_memory(self.reader.device)
-        return rows
 
     def _read_to(self, context: int) -> Tensor | None:
         """Reads on; None where memory or time does not reach so far, now and for all longer contexts."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from titanlab.benchmarks.chip import TERA, Ceilings, chip_of, facts_of, measure_ceilings
+from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.layer_case import Case, Draw, Sizes
 from titanlab.benchmarks.layer_peers import chosen_peers, peer_cases, quiet
 from titanlab.benchmarks.layer_rules import rule_cases
@@ -35,7 +36,7 @@ SAMPLE_CHUNKS, SAMPLE_REST = 3, 5
 
 
 @dataclass(frozen=True)
-class LayerBenchmark:
+class LayerBenchmark(Followed):
     """What to measure."""
 
     sizes: Sizes
@@ -49,18 +50,15 @@ class LayerBenchmark:
     """The row that `ratio` compares with, by the beginning of its name; empty: see COMPARED_WITH."""
     seconds: float = 1.0
     """Of timed calls, each row and direction."""
-    tell: Callable[[str], None] = field(default=lambda text: None, compare=False)
-    """Is told what is measured next."""
 
     def settings(self) -> dict[str, Any]:
         """As the JSON file has them."""
-        own = {key: value for key, value in self.__dict__.items() if key not in ("tell", "sizes")}
         sizes = {
             **asdict(self.sizes),
             "dtype": str(self.sizes.dtype).removeprefix("torch."),
             "hidden": self.sizes.hidden,
         }
-        return {**sizes, **own}
+        return {**sizes, **self.plain_settings("sizes")}
 
 
 def bench_layer(benchmark: LayerBenchmark, device: torch.device) -> Result:
@@ -73,13 +71,19 @@ def bench_layer(benchmark: LayerBenchmark, device: torch.device) -> Result:
     against = _compared_with(benchmark.against, cases)
     benchmark.tell("ceilings of this device")
     ceilings = measure_ceilings(device, seconds=min(0.5, benchmark.seconds))
-    rows = []
+    facts = facts_of(device, benchmark.settings(), ceilings)
+    rows: list[Row] = []
+    title = f"Layers on {chip_of(device)}: {benchmark.sizes}"
+
+    def result(finished: bool) -> Result:
+        told = [*_legend(ceilings), *notes, *_compare(rows, against)]
+        return Result(title, COLUMNS, rows, facts, told, finished)
+
     for case in cases:
         benchmark.tell(f"{case.name} ({case.backend})")
         rows.append(measured(case, benchmark, ceilings, device))
-    notes += _compare(rows, against)
-    title = f"Layers on {chip_of(device)}: {benchmark.sizes}"
-    return Result(title, COLUMNS, rows, facts_of(device, benchmark.settings(), ceilings), [*_legend(ceilings), *notes])
+        benchmark.keep(result(False))
+    return result(True)
 
 
 def _cases(benchmark: LayerBenchmark) -> tuple[list[Case], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from titanlab.architectures.attention.backend import AttentionName
 from titanlab.benchmarks.chip import TERA, Ceilings, chip_of, facts_of, measure_ceilings
+from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.layer import reason
 from titanlab.benchmarks.model_sizes import SIZES, Parts, Size, model_of
 from titanlab.benchmarks.result import Result, Row
@@ -42,7 +43,7 @@ TOLERATED = 0.03
 
 
 @dataclass(frozen=True)
-class ModelBenchmark:
+class ModelBenchmark(Followed):
     """What to measure."""
 
     size: str = "340M"
@@ -56,13 +57,10 @@ class ModelBenchmark:
     """Settings of `train` other than its defaults: precision, loss, compile, accumulate."""
     seconds: float = 5.0
     """Of timed steps, each model."""
-    tell: Callable[[str], None] = field(default=lambda text: None, compare=False)
-    """Is told what is measured next."""
 
     def settings(self) -> dict[str, Any]:
         """As the JSON file has them."""
-        own = {key: value for key, value in self.__dict__.items() if key not in ("tell", "parts")}
-        return {**own, **self.parts.__dict__, **SIZES[self.size]._asdict()}
+        return {**self.plain_settings("parts"), **self.parts.__dict__, **SIZES[self.size]._asdict()}
 
 
 def bench_model(benchmark: ModelBenchmark, device: torch.device) -> Result:
@@ -79,16 +77,18 @@ def bench_model(benchmark: ModelBenchmark, device: torch.device) -> Result:
     models = {name: model_of(name, size, benchmark.parts) for name in names}
     benchmark.tell("ceilings of this device")
     ceilings = measure_ceilings(device, seconds=min(0.5, benchmark.seconds))
-    rows = []
+    facts = facts_of(device, benchmark.settings(), ceilings)
+    rows: list[Row] = []
+    notes = [*_legend(ceilings, benchmark, device), *_differences(models, size)]
+    memory = f"{benchmark.parts.memory} of depth {benchmark.parts.depth}, chunk {benchmark.parts.chunk_size}"
+    title = f"Training {benchmark.size} models on {chip_of(device)}: {benchmark.batch_tokens} tokens a step, {memory}"
     for context in benchmark.contexts:
         for name, model in models.items():
             benchmark.tell(f"{name} of {benchmark.size}, {context} tokens a row")
             rows.append(measured(name, model, size, context, benchmark, ceilings, device))
-        _compare(rows)
-    memory = f"{benchmark.parts.memory} of depth {benchmark.parts.depth}, chunk {benchmark.parts.chunk_size}"
-    title = f"Training {benchmark.size} models on {chip_of(device)}: {benchmark.batch_tokens} tokens a step, {memory}"
-    facts = facts_of(device, benchmark.settings(), ceilings)
-    return Result(title, COLUMNS, rows, facts, [*_legend(ceilings, benchmark, device), *_differences(models, size)])
+            _compare(rows)
+            benchmark.keep(Result(title, COLUMNS, rows, facts, notes, finished=False))
+    return Result(title, COLUMNS, rows, facts, notes)
 
 
 def _refuse_unknown(benchmark: ModelBenchmark) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from titanlab.benchmarks.chip import chip_of, facts_of
+from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.streamed_models import StreamedModels, settings_of
 from titanlab.platform.decoding.computing import Precision
@@ -19,7 +19,7 @@ COLUMNS = ["model", "length", "depth", "accuracy", "found", "asked", "tokens_per
 
 
 @dataclass(frozen=True)
-class NeedleBenchmark:
+class NeedleBenchmark(Followed):
     """What to measure."""
 
     needles: Needles
@@ -27,7 +27,6 @@ class NeedleBenchmark:
     piece: int = PIECE
     """Bytes of a call, over all rows."""
     precision: Precision = "auto"
-    tell: Callable[[str], None] = field(default=lambda text: None, compare=False)
 
     def settings(self) -> dict[str, Any]:
         """As the JSON file has them."""
@@ -42,27 +41,29 @@ def bench_needle(benchmark: NeedleBenchmark, device: torch.device) -> Result:
         ConfigError: a model cannot be built or does not read bytes.
         DataError: the package of the filler or of the key words is missing.
     """
+    facts = facts_of(device, benchmark.settings())
     rows: list[Row] = []
+    title = f"Needles ({benchmark.needles.variant}) in streams of bytes, on {chip_of(device)}"
     notes = ["accuracy: the whole answer said exactly, decoded greedily; rows are test rows of the task `needle`"]
     for streamed in benchmark.models.built(device):
         benchmark.tell(f"{streamed.name}: needles in up to {max(benchmark.needles.lengths):,} bytes")
+        if not streamed.trained:
+            chance = f"a guess finds {benchmark.needles.chance:.0e} of them"
+            notes.append(f"{streamed.name} was not trained: what it finds is chance ({chance}); see --checkpoint")
 
-        def tell(found: Found, name: str = streamed.name) -> None:
+        def told(found: Found, name: str = streamed.name) -> None:
             benchmark.tell(f"  {name}, {found.length:,} bytes, depth {found.depth:g}: {found.found} of {found.asked}")
+            rows.append(_row(name, found))
+            benchmark.keep(Result(title, COLUMNS, rows, facts, notes, finished=False))
 
-        found = search(
+        search(
             streamed.model,
             benchmark.needles,
             piece=benchmark.piece,
             precision=benchmark.precision,
-            told=tell,
+            told=told,
         )
-        rows += [_row(streamed.name, each) for each in found]
-        if not streamed.trained:
-            chance = f"a guess finds {benchmark.needles.chance:.0e} of them"
-            notes.append(f"{streamed.name} was not trained: what it finds is chance ({chance}); see --checkpoint")
-    title = f"Needles ({benchmark.needles.variant}) in streams of bytes, on {chip_of(device)}"
-    return Result(title, COLUMNS, rows, facts_of(device, benchmark.settings()), notes)
+    return Result(title, COLUMNS, rows, facts, notes)
 
 
 def _row(name: str, found: Found) -> Row:

@@ -36,6 +36,8 @@ class Result:
     """Command, date, chip, versions and settings: `titanlab.benchmarks.chip.facts_of`."""
     notes: list[str] = field(default_factory=list)
     """What a reader has to know to read the table right."""
+    finished: bool = True
+    """Whether all was measured; not so in what a run has written by the time that it is cut."""
 
     def show(self, console: Console) -> None:
         """Prints the table, then the notes. A column that no row fills is left out."""
@@ -45,7 +47,8 @@ class Result:
 
         remarks = list(dict.fromkeys(text for row in self.rows if (text := _long_remark(row))))
         filled = [key for key in self.columns if any(row.get(key) is not None for row in self.rows)]
-        table = Table(title=Text(self.title), title_justify="left", box=box.SIMPLE_HEAD)
+        title = self.title if self.finished else f"UNFINISHED: {self.title}"
+        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
         for key in filled:
             numbers = any(isinstance(row.get(key), int | float) for row in self.rows)
             table.add_column(Text(heading(key)), justify="right" if numbers else "left", overflow="fold")
@@ -58,7 +61,7 @@ class Result:
             console.print(Text(f"- {note}"))
 
     def write_json(self, path: Path) -> None:
-        """Writes all of it; numbers that are not finite are written as text ("nan"), for JSON has none.
+        """Puts all of it in the file's place; numbers that are not finite become text ("nan"), for JSON has none.
 
         Raises:
             ConfigError: the folder does not exist or cannot be written.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from titanlab.benchmarks.chip import GIGA, chip_of, facts_of
+from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.streamed_models import StreamedModel, StreamedModels, settings_of
 from titanlab.platform.corpora.byte_ids import BYTES
@@ -25,11 +27,13 @@ COLUMNS = [
 MOMENTUM = ("momentum", "surprise")
 """Parts of a state that hold past surprise; all others are what a memory knows."""
 MEGA = 1e6
+READING = "reading"
+"""In place of why a course ended, as long as it has not."""
 
 
 @dataclass(frozen=True)
-class StreamBenchmark:
-    """What to measure."""
+class StreamBenchmark(Followed):
+    """What to measure; `keep` is given each stretch, and each model when it has ended."""
 
     models: StreamedModels = StreamedModels()
     length: int = 1 << 21
@@ -44,14 +48,11 @@ class StreamBenchmark:
     seconds: float | None = None
     """Of reading, each model."""
     state_limit: int | None = None
-    tell: Callable[[str], None] = field(default=lambda text: None, compare=False)
-    """Is told what is measured next, and each stretch."""
 
     def settings(self) -> dict[str, Any]:
         """As the JSON file has them."""
-        own = {key: value for key, value in self.__dict__.items() if key not in ("tell", "models", "text")}
         text = "random bytes" if self.text is None else f"{len(self.text):,} bytes of text"
-        return {**own, "tokens_are": text, **settings_of(self.models)}
+        return {**self.plain_settings("models", "text"), "tokens_are": text, **settings_of(self.models)}
 
 
 def bench_stream(benchmark: StreamBenchmark, device: torch.device) -> Result:
@@ -63,22 +64,58 @@ def bench_stream(benchmark: StreamBenchmark, device: torch.device) -> Result:
     Raises:
         ConfigError: a model cannot be built, or the length is none.
     """
-    rows: list[Row] = []
-    courses: dict[str, Any] = {}
+    found = _Found(benchmark, device)
     for streamed in benchmark.models.built(device):
         benchmark.tell(f"{streamed.name}: {benchmark.length:,} tokens")
-        course = course_of(streamed, benchmark)
-        name = streamed.name if streamed.name not in courses else f"{streamed.name} {len(courses)}"
-        courses[name] = told(course)
-        rows += table_rows(name, course)
-        del course
-    facts = facts_of(device, benchmark.settings()) | {"courses": courses}
-    title = f"Streaming {benchmark.length:,} tokens, batch {benchmark.batch}, on {chip_of(device)}"
-    return Result(title, COLUMNS, rows, facts, _notes(courses))
+        name = found.free_name(streamed.name)
+        found.end(name, course_of(streamed, benchmark, partial(found.read_on, name)))
+    return found.result(finished=True)
 
 
-def course_of(streamed: StreamedModel, benchmark: StreamBenchmark) -> Course:
-    """One model reads the stream; a piece before it, from another state, warms up."""
+class _Found:
+    """What the models came to so far."""
+
+    def __init__(self, benchmark: StreamBenchmark, device: torch.device) -> None:
+        self.keep, self.facts = benchmark.keep, facts_of(device, benchmark.settings())
+        self.title = f"Streaming {benchmark.length:,} tokens, batch {benchmark.batch}, on {chip_of(device)}"
+        self.rows: dict[str, list[Row]] = {}
+        self.courses: dict[str, Any] = {}
+
+    def free_name(self, name: str) -> str:
+        """A name that no other model has."""
+        return f"{name} {len(self.courses)}" if name in self.courses else name
+
+    def read_on(self, name: str, stretches: Sequence[Stretch]) -> None:
+        """A model has read so far."""
+        reached = stretches[-1].stop
+        course = Course(list(stretches), reached, reason=f"was still being read at {reached:,} tokens")
+        self._take(name, course, READING)
+
+    def end(self, name: str, course: Course) -> None:
+        """A model has read to its end."""
+        self._take(name, course, course.ended)
+
+    def result(self, *, finished: bool) -> Result:
+        """All of it."""
+        rows = [row for rows in self.rows.values() for row in rows]
+        facts = self.facts | {"courses": self.courses}
+        return Result(self.title, COLUMNS, rows, facts, _notes(self.courses), finished)
+
+    def _take(self, name: str, course: Course, ended: str) -> None:
+        self.courses[name], self.rows[name] = told(course, ended), table_rows(name, course, ended)
+        self.keep(self.result(finished=False))
+
+
+def course_of(
+    streamed: StreamedModel, benchmark: StreamBenchmark, read_on: Callable[[Sequence[Stretch]], None]
+) -> Course:
+    """One model reads the stream; a piece before it, from another state, warms up.
+
+    Args:
+        streamed: the model.
+        benchmark: what is measured.
+        read_on: is given all stretches so far as each one ends.
+    """
     vocab_size, batch = streamed.model.vocab_size, benchmark.batch
     piece = benchmark.piece or default_piece(vocab_size, batch)
     tokens: Tokens = RandomTokens(vocab_size, batch, benchmark.models.seed)
@@ -98,19 +135,23 @@ def course_of(streamed: StreamedModel, benchmark: StreamBenchmark) -> Course:
     warm_up = StreamSettings(min(piece, benchmark.length), piece=piece, precision=benchmark.precision)
     stream(streamed.model, tokens, warm_up)
 
+    stretches: list[Stretch] = []
+
     def tell(stretch: Stretch) -> None:
         rate, peak = f"{stretch.tokens_per_second:,.0f} tokens/s", stretch.peak_bytes or stretch.memory_bytes
         benchmark.tell(f"  {streamed.name} at {stretch.stop:,}: {rate}, {peak / GIGA:.2f} GB")
+        stretches.append(stretch)
+        read_on(stretches)
 
     return stream(streamed.model, tokens, settings, tell)
 
 
-def table_rows(name: str, course: Course) -> list[Row]:
-    """The places at which the length doubled, and the end with why it is there."""
+def table_rows(name: str, course: Course, ended: str) -> list[Row]:
+    """The places at which the length doubled, and the last one with why it is the last."""
     doublings = {EARLIEST << k for k in range(64)}
     shown = [stretch for stretch in course.stretches if stretch.stop in doublings or stretch is course.stretches[-1]]
     rows = [_row(name, stretch) for stretch in shown]
-    if course.ended != "length":
+    if ended != "length":
         if not rows:
             rows.append({"model": name, "tokens": course.reached})
         rows[-1]["remark"] = course.reason
@@ -126,12 +167,12 @@ def flatness(stretches: Sequence[Stretch]) -> float | None:
     return min(whole) / max(whole) if len(whole) > 1 else None
 
 
-def told(course: Course) -> dict[str, Any]:
+def told(course: Course, ended: str) -> dict[str, Any]:
     """A course as JSON."""
     stretches = [
         {**stretch._asdict(), "norms": [norm._asdict() for norm in stretch.norms]} for stretch in course.stretches
     ]
-    kept = {key: getattr(course, key) for key in ("reached", "ended", "reason")}
+    kept = {"reached": course.reached, "ended": ended, "reason": course.reason}
     return {**kept, "flatness": flatness(course.stretches), "stretches": stretches}
 
 
@@ -164,6 +205,8 @@ def _notes(courses: dict[str, Any]) -> list[str]:
     ]
     ends = {"memory": "memory was full", "time": "time was up", "numbers": "a number was not finite"}
     for name, course in courses.items():
-        if course["ended"] != "length":
+        if course["ended"] == READING:
+            notes.append(f"{name} {course['reason']}")
+        elif course["ended"] != "length":
             notes.append(f"{name} ends where {ends[course['ended']]}: {course['reason']}")
     return notes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from titanlab.benchmarks.chip import GIGA
 from titanlab.benchmarks.result import Result
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.files import write_atomically
 from titanlab.sweeps.conclusions.figures.style import SERIES, caption, new_figure, plain_grid, styled, title
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ DOUBLINGS = ("1K", "4K", "16K", "64K", "256K", "1M", "4M", "16M", "64M")
 
 
 def plot_stream(result: Result, path: Path) -> None:
-    """Writes a PNG; a cross ends a line whose model did not read the whole stream.
+    """Replaces a PNG; a cross ends a line whose model did not read the whole stream.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -36,10 +38,12 @@ def plot_stream(result: Result, path: Path) -> None:
         for label, axes in panels.items():
             _dress(axes, label)
         panels[SPEED].legend(frameon=False, fontsize=9)
-        title(figure, result.title)
+        title(figure, result.title if result.finished else f"{result.title}: unfinished")
         caption(figure, [*_ends(result), f"Measured {result.facts['date']}."])
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png", facecolor="white")
         try:
-            figure.savefig(path, format="png", facecolor="white")
+            write_atomically(path, drawn.getvalue())
         except OSError as error:
             raise ConfigError(Problem(f"--plot {path}: cannot be written ({error.strerror or error})")) from error
 

@@ -18,19 +18,19 @@ from titanlab.platform.yaml_source import plain_scalar
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
+def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     """Replaces a file: a reader sees the old content or the new, also after a crash of the machine.
 
     Args:
+        path: the file.
+        content: all of it; text is written in UTF-8.
         mode: who may read and write it, before the umask.
     """
     temporary = path.with_name(f".{path.name}.writing")
     no_links = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
     with telling_full_disk(path):
-        with open(
-            temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | no_links, mode)
-        ) as stream:
-            stream.write(text)
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags | no_links, mode)) as stream:
+            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -21,6 +21,7 @@ from titanlab.benchmarks.model import BASELINE, ModelBenchmark, _legend, random_
 from titanlab.benchmarks.model_sizes import SIZES, Parts, model_of
 from titanlab.benchmarks.result import Result, read_result, readable
 from titanlab.benchmarks.timing import time_call
+from titanlab.commands.bench_options import kept
 from titanlab.memory_modules.reference import delta_rule_by_token
 from titanlab.platform.costs import parameters_of
 
@@ -30,6 +31,7 @@ TINY_MODEL = [
     "--size", "tiny", "--context", "16,32", "--batch-tokens", "32", "--window", "16", "--chunk-size", "16",
     "--persistent", "2", "--expansion", "1", "--quick",
 ]  # fmt: skip
+TINY_STREAM = ["--size", "tiny", "--window", "16", "--chunk-size", "16", "--device", "cpu"]
 
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -119,6 +121,61 @@ def test_a_peer_that_fails_is_a_row_and_the_others_are_measured(
     assert rows["refuses (torch)"]["remark"] == "failed: RuntimeError: this chip is not mine"
     assert "not finite" in rows["overflows (torch)"]["remark"] and "bye" in rows["exits (torch)"]["remark"]
     assert rows["delta (torch)"]["ratio"] == 1 and "this chip is not mine" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (["layer", *TINY, "--memory", "delta,linear_attention", "--peers", "sdpa"], 3),
+        (["model", *TINY_MODEL, "--architectures", "transformer"], 2),
+        (
+            ["decode", *TINY_STREAM, "--architectures", "lmm", "--context", "16,32", "--batch", "1,2", "--tokens", "2"],
+            4,
+        ),
+        (["needle", *TINY_STREAM, "--architectures", "lmm", "--length", "200", "--depths", "0,1"], 2),
+    ],
+)
+def test_each_row_is_in_the_file_as_soon_as_it_is_measured(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], rows: int
+) -> None:
+    seen, write = [], Result.write_json
+
+    def watched(result: Result, path: Path) -> None:
+        write(result, path)
+        read = read_result(path)
+        seen.append((len(read.rows), read.finished))
+
+    monkeypatch.setattr(Result, "write_json", watched)
+    code, out, err = bench(*words, "--json", str(tmp_path / "r.json"))
+    assert code == 0 and "UNFINISHED" not in out, err
+    assert seen == [*((number, False) for number in range(1, rows + 1)), (rows, True)]
+
+
+def test_what_was_measured_before_the_keyboard_interrupted_is_shown_and_in_the_file(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(draw: Draw) -> Prepared:
+        raise KeyboardInterrupt
+
+    case = Case("interrupted", "peer", interrupted, None, None)
+    monkeypatch.setattr("titanlab.benchmarks.layer.peer_cases", lambda names, sizes, depths: ([case], []))
+    file = tmp_path / "layers.json"
+    code, out, err = bench("layer", *TINY, "--memory", "delta", "--json", str(file), "--against", "delta")
+    assert code == 130 and "UNFINISHED: Layers on" in out and f"unfinished, in {file}" in err
+    result = read_result(file)
+    assert [row["what"] for row in result.rows] == ["delta"] and not result.finished
+    assert result.rows[0]["ratio"] == 1 and any(note.startswith("ratio:") for note in result.notes)
+
+
+def test_a_row_that_cannot_be_written_yet_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, drawn = tmp_path / "later" / "r.json", []
+    result = Result("t", ["what"], [{"what": "a"}], finished=False)
+    with kept(path, drawn.append) as keep:
+        keep(result)
+        assert "not written for now: --json" in capsys.readouterr().err and not drawn
+        path.parent.mkdir()
+        keep(result)
+    assert read_result(path).rows == result.rows and drawn == [result]
 
 
 def test_a_peer_that_is_not_installed_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> Non
     write_atomically(tmp_path / "a", "one")
     write_atomically(tmp_path / "a", "two")
     assert (tmp_path / "a").read_text() == "two"
+    write_atomically(tmp_path / "a", b"\x89\n\r")
+    assert (tmp_path / "a").read_bytes() == b"\x89\n\r"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

@@ -1,6 +1,11 @@
 """`titanlab bench stream`, `needle` and `decode` at tiny sizes on a CPU: a table, JSON, and a picture."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +49,49 @@ def test_stream_writes_table_json_and_picture(tmp_path: Path) -> None:
     assert {norm["part"] for norm in norms} == {"weights[0]", "weights[1]", "momentum[0]", "momentum[1]"}
     assert {norm["layer"] for norm in norms} == {0, 1}
     assert result["facts"]["settings"]["length"] == 2048 and result["facts"]["versions"]["torch"]
+    assert result["finished"] and "UNFINISHED" not in out.stdout
     assert "Streaming 2,048 tokens" in out.stdout and picture.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)])
+def test_a_stream_that_is_cut_leaves_what_it_measured_and_the_models_that_it_finished(
+    tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    """Real processes, really ended while the second model reads; the first one ended where its state was too large."""
+    told, picture = tmp_path / "stream.json", tmp_path / "stream.png"
+    command = [
+        sys.executable, "-m", "titanlab", "bench", "stream", "--length", "100M", "--piece", "256",
+        "--architectures", "transformer,lmm", "--state-limit", "0.002", "--json", str(told), "--plot", str(picture),
+        *TINY,
+    ]  # fmt: skip
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored here, it would be ignored there
+    process = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    signal.signal(signal.SIGINT, before)
+    deadline = time.monotonic() + 100
+    while "lmm" not in courses_in(told) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    drawn = picture.read_bytes() if picture.exists() else b""
+    process.send_signal(sent)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, err
+    result, courses = json.loads(told.read_text()), courses_in(told)
+    assert not result["finished"] and result["facts"]["settings"]["length"] == 100 << 20
+    assert courses["transformer"]["ended"] == "memory" and courses["transformer"]["stretches"]
+    assert courses["lmm"]["ended"] == "reading" and courses["lmm"]["reached"] == courses["lmm"]["stretches"][-1]["stop"]
+    assert [row["model"] for row in result["rows"]] == sorted((row["model"] for row in result["rows"]), reverse=True)
+    assert result["rows"][-1]["remark"] == f"was still being read at {courses['lmm']['reached']:,} tokens"
+    assert drawn[:4] == b"\x89PNG" and drawn.endswith(b"IEND\xaeB`\x82") and drawn == picture.read_bytes()
+    assert (f"unfinished, in {told}" in err) == ("UNFINISHED: Streaming" in out) == (sent == signal.SIGINT)
+
+
+def courses_in(file: Path) -> dict[str, Any]:
+    """What the file has of each model by now."""
+    return json.loads(file.read_text())["facts"]["courses"] if file.exists() else {}
 
 
 def test_decode_times_every_context_and_batch(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, check_json, numbers_of, present, teller
+from titanlab.commands.bench_options import JsonFile, check_json, kept, numbers_of, present, teller
 from titanlab.commands.bench_streamed import (
     Architectures,
     Checkpoints,
@@ -58,15 +58,18 @@ def decode(
     from titanlab.benchmarks.decode import DecodeBenchmark, bench_decode
     from titanlab.platform.decoding.computing import device_called
 
-    benchmark = DecodeBenchmark(
-        models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
-        contexts=contexts,
-        batches=batches,
-        tokens=tokens,
-        piece=cut,
-        precision=precision.value,
-        graphs="auto" if graphs is None else "steps" if graphs else "none",
-        seconds=seconds,
-        tell=teller(),
-    )
-    present(bench_decode(benchmark, device_called(device.value)), json_file)
+    with kept(json_file) as keep:
+        benchmark = DecodeBenchmark(
+            models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
+            contexts=contexts,
+            batches=batches,
+            tokens=tokens,
+            piece=cut,
+            precision=precision.value,
+            graphs="auto" if graphs is None else "steps" if graphs else "none",
+            seconds=seconds,
+            tell=teller(),
+            keep=keep,
+        )
+        result = bench_decode(benchmark, device_called(device.value))
+    present(result, json_file)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, Quick, check_json, names_of, numbers_of, present, teller
+from titanlab.commands.bench_options import JsonFile, Quick, check_json, kept, names_of, numbers_of, present, teller
 
 MEMORIES = "titans,momentum_delta,gated_delta,delta,linear_attention,mamba2,gla,rwkv7"
 
@@ -68,14 +68,17 @@ def layer(
         chunk_size=chunk_size,
         dtype={"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[name],
     )
-    benchmark = LayerBenchmark(
-        sizes,
-        memories=names_of(memory),
-        depths=depths,
-        backends=names_of(backend) or (["triton", "torch"] if on_gpu else ["torch"]),
-        peers=peers,
-        against=against,
-        seconds=0.05 if quick else 1.0,
-        tell=teller(),
-    )
-    present(bench_layer(benchmark, device), json_file)
+    with kept(json_file) as keep:
+        benchmark = LayerBenchmark(
+            sizes,
+            memories=names_of(memory),
+            depths=depths,
+            backends=names_of(backend) or (["triton", "torch"] if on_gpu else ["torch"]),
+            peers=peers,
+            against=against,
+            seconds=0.05 if quick else 1.0,
+            tell=teller(),
+            keep=keep,
+        )
+        result = bench_layer(benchmark, device)
+    present(result, json_file)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, Quick, check_json, names_of, numbers_of, present, teller
+from titanlab.commands.bench_options import JsonFile, Quick, check_json, kept, names_of, numbers_of, present, teller
 
 
 class Precision(StrEnum):
@@ -63,21 +63,24 @@ def model(
 
     device = best_device()
     on_gpu = device.type == "cuda"
-    benchmark = ModelBenchmark(
-        size=size or ("340M" if on_gpu else "tiny"),
-        architectures=names_of(architectures),
-        contexts=contexts or ([4096, 16384] if on_gpu else [256]),
-        batch_tokens=batch_tokens or (16384 if on_gpu else 512),
-        parts=Parts(memory, depth, expansion, chunk_size, window, persistent, attention, matched),
-        training={
-            "precision": precision.value,
-            "accumulate": accumulate,
-            "loss": loss,
-            "compile": compiled,
-            "cuda_graph": cuda_graph,
-            "checkpoint_blocks": checkpoint_blocks,
-        },
-        seconds=0.2 if quick else 5.0,
-        tell=teller(),
-    )
-    present(bench_model(benchmark, device), json_file)
+    with kept(json_file) as keep:
+        benchmark = ModelBenchmark(
+            size=size or ("340M" if on_gpu else "tiny"),
+            architectures=names_of(architectures),
+            contexts=contexts or ([4096, 16384] if on_gpu else [256]),
+            batch_tokens=batch_tokens or (16384 if on_gpu else 512),
+            parts=Parts(memory, depth, expansion, chunk_size, window, persistent, attention, matched),
+            training={
+                "precision": precision.value,
+                "accumulate": accumulate,
+                "loss": loss,
+                "compile": compiled,
+                "cuda_graph": cuda_graph,
+                "checkpoint_blocks": checkpoint_blocks,
+            },
+            seconds=0.2 if quick else 5.0,
+            tell=teller(),
+            keep=keep,
+        )
+        result = bench_model(benchmark, device)
+    present(result, json_file)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, check_json, names_of, present, teller
+from titanlab.commands.bench_options import JsonFile, check_json, kept, names_of, present, teller
 from titanlab.commands.bench_streamed import (
     Architectures,
     Checkpoints,
@@ -74,14 +74,17 @@ def needle(
     from titanlab.platform.streaming.needle_search import Needles
     from titanlab.platform.streaming.stream import PIECE
 
-    benchmark = NeedleBenchmark(
-        Needles(lengths, places, examples, variant.value, filler.value),
-        models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
-        piece=cut or PIECE,
-        precision=precision.value,
-        tell=teller(),
-    )
-    present(bench_needle(benchmark, device_called(device.value)), json_file)
+    with kept(json_file) as keep:
+        benchmark = NeedleBenchmark(
+            Needles(lengths, places, examples, variant.value, filler.value),
+            models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
+            piece=cut or PIECE,
+            precision=precision.value,
+            tell=teller(),
+            keep=keep,
+        )
+        result = bench_needle(benchmark, device_called(device.value))
+    present(result, json_file)
 
 
 def _depths(text: str) -> list[float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from titanlab.benchmarks.result import Result
 
 JsonFile: TypeAlias = Annotated[
-    Path | None, typer.Option("--json", help="Also write all of it to this file.", metavar="FILE", show_default=False)
+    Path | None,
+    typer.Option("--json", help="Also write all of it to this file, row by row.", metavar="FILE", show_default=False),
 ]
 Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Time each for a moment only.")]
 
@@ -55,14 +57,57 @@ def check_json(path: Path | None, option: str = "--json") -> None:
         raise ConfigError(Problem(f"{option} {path}: expected a file in a folder that exists"))
 
 
+@contextmanager
+def kept(
+    path: Path | None, drawn: Callable[[Result], None] = lambda result: None
+) -> Iterator[Callable[[Result], None]]:
+    """Yields what takes all that was measured so far, after each row; the file has it at once, marked as unfinished.
+
+    So a run that is cut, by whatever, loses the row under way alone. If the keyboard interrupts, the table is shown.
+
+    Args:
+        path: the JSON file, if there is to be one.
+        drawn: is given the same.
+    """
+    from titanlab.commands.screen import say
+    from titanlab.platform.errors import TitanlabError
+
+    latest: Result | None = None
+
+    def keep(result: Result) -> None:
+        nonlocal latest
+        latest = result
+        try:
+            if path is not None:
+                result.write_json(path)
+            drawn(result)
+        except TitanlabError as error:  # a disk that is full now may have room at the end
+            say(f"not written for now: {error}", err=True)
+
+    try:
+        yield keep
+    except KeyboardInterrupt:
+        if latest is not None:
+            _show(latest)
+            if path is not None:
+                say(f"unfinished, in {path}", err=True)
+        raise
+
+
 def present(result: Result, path: Path | None) -> None:
     """Prints the table; writes the file."""
-    import sys
+    from titanlab.commands.screen import say
 
-    from titanlab.commands.screen import Screen, say
-
-    wide = None if sys.stdout.isatty() else 180  # a file or a pipe has no width of its own
-    result.show(Screen(width=wide, highlight=False, markup=False))
+    _show(result)
     if path is not None:
         result.write_json(path)
         say(f"written to {path}", err=True)
+
+
+def _show(result: Result) -> None:
+    import sys
+
+    from titanlab.commands.screen import Screen
+
+    wide = None if sys.stdout.isatty() else 180  # a file or a pipe has no width of its own
+    result.show(Screen(width=wide, highlight=False, markup=False))

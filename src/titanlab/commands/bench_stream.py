@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, check_json, present, teller
+from titanlab.commands.bench_options import JsonFile, check_json, kept, present, teller
 from titanlab.commands.bench_streamed import (
     Architectures,
     Checkpoints,
@@ -25,6 +25,9 @@ from titanlab.commands.bench_streamed import (
     models_of,
 )
 from titanlab.commands.options import Plugins
+
+if TYPE_CHECKING:
+    from titanlab.benchmarks.result import Result
 
 GIGA = 1_000_000_000
 
@@ -55,7 +58,8 @@ def stream(
     device: Where = Device.AUTO,
     plugins: Plugins = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw it into this file.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Also draw it into this file, after every model.", show_default=False),
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -65,7 +69,6 @@ def stream(
     tokens, cut = length_of(length, "--length"), length_of(piece, "--piece") if piece else None
 
     from titanlab.benchmarks.stream import StreamBenchmark, bench_stream
-    from titanlab.benchmarks.stream_plot import plot_stream
     from titanlab.platform.decoding.computing import device_called
     from titanlab.platform.errors import ConfigError, Problem
 
@@ -73,19 +76,44 @@ def stream(
         read = None if text is None else text.read_bytes()
     except OSError as error:
         raise ConfigError(Problem(f"--text {text}: cannot be read ({error.strerror or error})")) from error
-    benchmark = StreamBenchmark(
-        models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
-        length=tokens,
-        batch=batch,
-        piece=cut,
-        text=read,
-        precision=precision.value,
-        graphs=graphs,
-        seconds=seconds,
-        state_limit=None if state_limit is None else round(state_limit * GIGA),
-        tell=teller(),
-    )
-    result = bench_stream(benchmark, device_called(device.value))
+    picture = _Picture(plot)
+    with kept(json_file, picture.follow) as keep:
+        benchmark = StreamBenchmark(
+            models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
+            length=tokens,
+            batch=batch,
+            piece=cut,
+            text=read,
+            precision=precision.value,
+            graphs=graphs,
+            seconds=seconds,
+            state_limit=None if state_limit is None else round(state_limit * GIGA),
+            tell=teller(),
+            keep=keep,
+        )
+        result = bench_stream(benchmark, device_called(device.value))
     present(result, json_file)
-    if plot is not None:
-        plot_stream(result, plot)
+    picture.draw(result)
+
+
+class _Picture:
+    """The picture of a run; drawn again whenever a model has read to its end."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.models = path, 0
+
+    def follow(self, result: Result) -> None:
+        """Draws if there is a model more than last time."""
+        from titanlab.benchmarks.stream import READING
+
+        ended = sum(course["ended"] != READING for course in result.facts["courses"].values())
+        if ended > self.models:
+            self.models = ended
+            self.draw(result)
+
+    def draw(self, result: Result) -> None:
+        """Draws it."""
+        from titanlab.benchmarks.stream_plot import plot_stream
+
+        if self.path is not None:
+            plot_stream(result, self.path)
