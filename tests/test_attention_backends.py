@@ -169,33 +169,53 @@ def test_the_blocks_that_flex_attention_skips_are_those_that_nobody_sees(pattern
     assert torch.equal(ours.to_dense(), made.to_dense())
 
 
-IN_PARTS = [(count, prefix) for count in (1, 2, 3) for prefix in (0, 3) if count > 1 or prefix]
+IN_PARTS = [
+    (count, prefix, past) for count in (1, 2, 3) for prefix in (0, 3) for past in (0, 5) if count > 1 or prefix or past
+]
 
 
-def call_in_streams(count: int, prefix: int, time: int) -> tuple[CallInStreams, list[Tensor]]:
+def call_in_streams(count: int, prefix: int, time: int, past: int = 0) -> tuple[CallInStreams, list[Tensor]]:
     """A call of several keys a token, and its inputs as leaves that want gradients."""
     make = torch.Generator().manual_seed(0)
-    sizes = [time] * (1 + 2 * count) + ([time, prefix, prefix] if prefix else [])
+    sizes = [time] + [past + time] * (2 * count) + ([time, prefix, prefix] if prefix else [])
     leaves = [torch.randn(2, 3, size, 8, generator=make, dtype=torch.float64).requires_grad_() for size in sizes]
     streams = [Stream(*leaves[1 + 2 * number :][:2]) for number in range(count)]
     return CallInStreams(leaves[0], streams, 0.3, Prefix(*leaves[1 + 2 * count :]) if prefix else None), leaves
 
 
-@pytest.mark.parametrize(("count", "prefix"), IN_PARTS)
-def test_torch_attends_in_parts_as_it_does_with_a_mask(count: int, prefix: int, monkeypatch) -> None:
-    call, leaves = call_in_streams(count, prefix, 13)
+@pytest.mark.parametrize(("count", "prefix", "past"), IN_PARTS)
+def test_torch_attends_in_parts_as_it_does_with_a_mask(count: int, prefix: int, past: int, monkeypatch) -> None:
+    call, leaves = call_in_streams(count, prefix, 13, past)
     expected = outputs(SdpaBackend(), call, leaves)
-    parts = [CpuPart()] * (count + (prefix > 0))
+    parts = [CpuPart()] * (count * (1 + (past > 0)) + (prefix > 0))
     monkeypatch.setattr(sdpa, "kernels_for", lambda call: parts)
     monkeypatch.setattr(sdpa, "_causal", None)
     for actual, wanted in zip(outputs(SdpaBackend(), call, leaves), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-12)
 
 
-def test_what_has_a_past_or_a_window_is_not_computed_in_parts(monkeypatch) -> None:
+def test_what_has_a_window_or_is_one_kernel_is_not_computed_in_parts(monkeypatch) -> None:
     monkeypatch.setattr(sdpa, "kernels_for", None)
-    for pattern, past in ((Causal(2), 4), (SlidingWindow(5), 0), (Causal(), 0)):
+    for pattern, past in ((SlidingWindow(5), 4), (SlidingWindow(5), 0), (Causal(), 0)):
         SdpaBackend().attend(call_for(pattern, 0, 13, past)[0])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "past", "planned"),
+    [(Causal(), 0, True), (Causal(), 4, False), (SlidingWindow(9), 4, False), (SlidingWindow(5), 4, True)],
+    ids=str,
+)
+def test_no_kernel_is_planned_for_a_length_that_does_not_come_again(pattern, past, planned, monkeypatch) -> None:
+    attend, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(*tensors: Tensor, **settings: Any) -> Tensor:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*tensors, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    for time in (1, 7):
+        SdpaBackend().attend(call_for(pattern, 0, time, past)[0])
+    assert set(seen) == {planned} and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -91,13 +91,14 @@ def test_a_segment_may_be_cut_anywhere(attention) -> None:
 
 
 @pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION])
-@pytest.mark.parametrize("prefix", [0, 16])
-def test_each_of_torchs_kernels_for_parts_equals_float32(backend: SDPBackend, prefix: int) -> None:
+@pytest.mark.parametrize(("prefix", "past"), [(0, 0), (16, 0), (0, 700), (16, 700)])
+def test_each_of_torchs_kernels_for_parts_equals_float32(backend: SDPBackend, prefix: int, past: int) -> None:
     make = torch.Generator().manual_seed(0)
-    sizes = [1024, 2048, 2048, *([1024, prefix, prefix] if prefix else [])]
+    keys = 2 * (past + 1024)
+    sizes = [1024, keys, keys, *([1024, prefix, prefix] if prefix else [])]
     narrow = [torch.randn(2, 3, size, 64, generator=make).cuda().bfloat16().requires_grad_() for size in sizes]
     wide = [leaf.detach().float().requires_grad_() for leaf in narrow]
-    kernels = [ON_CUDA[backend.value]] * (2 + (prefix > 0))
+    kernels = [ON_CUDA[backend.value]] * (2 * (1 + (past > 0)) + (prefix > 0))
     call = Call(*narrow[:3], Causal(2), 0.125, Prefix(*narrow[3:]) if prefix else None)
     y = attend_in_parts(call, kernels)
     upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)

@@ -111,33 +111,64 @@ FEWEST = 128
 """Queries that are worth several kernels in place of one that is given a mask."""
 
 
+class Rows(NamedTuple):
+    """Queries, keys and values of a part."""
+
+    queries: Queries
+    keys: Keys
+    values: Keys
+
+
 def kernels_for(call: Call) -> list[PartKernel] | None:
-    """What torch itself would take for each part of a call, a prefix first; None where one is no kernel for parts."""
+    """What torch itself would take for each part of a call; None where one is no kernel for parts.
+
+    But of a past, which is longer at every call: there not cuDNN's, which is planned for each length, some 60 ms long.
+    """
     if not call.q.is_cuda or call.q.shape[2] < FEWEST or call.q.shape[3] % 8:
         return None
     if torch.cuda.get_device_capability(call.q.device) not in TRIED:
         return None
-    parts = [(tuple(call.prefix), False)] if call.prefix else []
-    parts += [((call.q, *stream), True) for stream in call.streams]
+    parts = parts_of(call)
     chosen = [_aten._fused_sdp_choice(*rows, None, 0.0, causal, scale=call.scale) for rows, causal in parts]
-    return [ON_CUDA[choice] for choice in chosen] if all(choice in ON_CUDA for choice in chosen) else None
+    if any(choice not in ON_CUDA for choice in chosen):
+        return None
+    lasting = [causal or rows.queries is not call.q for rows, causal in parts]  # a prefix has queries of its own
+    flash = SDPBackend.FLASH_ATTENTION.value
+    return [ON_CUDA[choice if lasts else flash] for choice, lasts in zip(chosen, lasting, strict=True)]
+
+
+def parts_of(call: Call) -> list[tuple[Rows, bool]]:
+    """A part for the prefix, and for each key of a token one for the past, if there is one, and one for the queries'
+    own tokens; and whether it is causal."""
+    past = call.past
+    parts = [(Rows(*call.prefix), False)] if call.prefix else []
+    for keys, values in call.streams:
+        if past:
+            parts.append((Rows(call.q, keys[:, :, :past], values[:, :, :past]), False))
+        parts.append((Rows(call.q, keys[:, :, past:], values[:, :, past:]), True))
+    return parts
 
 
 def attend_in_parts(call: Call, kernels: Sequence[PartKernel]) -> Queries:
-    """The output [b, h, t, d] of a causal call without a past: a part for the prefix, and for each key of a token."""
-    prefix = call.prefix or ()
-    pairs = [x for stream in call.streams for x in stream]
-    return cast(Tensor, _InParts.apply(kernels, call.scale, bool(prefix), call.q, *prefix, *pairs))
+    """The output [b, h, t, d] of a causal call."""
+    prefix, parts = call.prefix or (), parts_of(call)
+    own = parts[1:] if prefix else parts
+    pairs = [x for rows, _ in own for x in rows[1:]]
+    causal = tuple(causal for _, causal in own)
+    return cast(Tensor, _InParts.apply(kernels, call.scale, bool(prefix), causal, call.q, *prefix, *pairs))
 
 
 class _InParts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, kernels: Sequence[PartKernel], scale: float, has_prefix: bool, *tensors: Tensor) -> Tensor:
-        parts = zip(kernels, _parts(has_prefix, tensors), strict=True)
-        answers = [kernel.forward(*rows, scale, causal) for kernel, (rows, causal) in parts]
+    def forward(
+        ctx: Any, kernels: Sequence[PartKernel], scale: float, has_prefix: bool, causal: tuple[bool, ...],
+        *tensors: Tensor,
+    ) -> Tensor:  # fmt: skip
+        parts = zip(kernels, _given(has_prefix, causal, tensors), strict=True)
+        answers = [kernel.forward(*rows, scale, is_causal) for kernel, (rows, is_causal) in parts]
         whole = Part(merged([part for part, _ in answers]), reduce(torch.logaddexp, [x.part.log_sum for x in answers]))
         ctx.save_for_backward(*tensors, *whole)
-        ctx.kernels, ctx.scale, ctx.has_prefix = kernels, scale, has_prefix
+        ctx.kernels, ctx.scale, ctx.has_prefix, ctx.causal = kernels, scale, has_prefix, causal
         ctx.rests = [rest for _, rest in answers]
         return whole.out
 
@@ -145,20 +176,20 @@ class _InParts(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, out, log_sum = ctx.saved_tensors
-        parts = zip(ctx.kernels, _parts(ctx.has_prefix, tensors), ctx.rests, strict=True)
+        parts = zip(ctx.kernels, _given(ctx.has_prefix, ctx.causal, tensors), ctx.rests, strict=True)
         found = [
-            kernel.backward(d_out, *rows, Part(out, log_sum), rest, ctx.scale, causal)
-            for kernel, (rows, causal), rest in parts
+            kernel.backward(d_out, *rows, Part(out, log_sum), rest, ctx.scale, is_causal)
+            for kernel, (rows, is_causal), rest in parts
         ]
-        streams = found[1:] if ctx.has_prefix else found
-        d_q = reduce(torch.add, [d for d, _, _ in streams])
+        own = found[1:] if ctx.has_prefix else found
+        d_q = reduce(torch.add, [d for d, _, _ in own])
         of_prefix = found[0] if ctx.has_prefix else ()
-        return None, None, None, d_q, *of_prefix, *(d for _, *pair in streams for d in pair)
+        return None, None, None, None, d_q, *of_prefix, *(d for _, *pair in own for d in pair)
 
 
-def _parts(has_prefix: bool, tensors: Sequence[Tensor]) -> list[tuple[tuple[Tensor, Tensor, Tensor], bool]]:
-    """Queries, keys and values of each part, and whether it is causal."""
+def _given(has_prefix: bool, causal: Sequence[bool], tensors: Sequence[Tensor]) -> list[tuple[Rows, bool]]:
+    """`parts_of`, of what the function was given."""
     q, *rest = tensors
-    first = [((rest[0], rest[1], rest[2]), False)] if has_prefix else []
+    first = [(Rows(rest[0], rest[1], rest[2]), False)] if has_prefix else []
     rest = rest[3:] if has_prefix else rest
-    return first + [((q, k, v), True) for k, v in zip(rest[::2], rest[1::2], strict=True)]
+    return first + [(Rows(q, *pair), is_causal) for *pair, is_causal in zip(rest[::2], rest[1::2], causal, strict=True)]

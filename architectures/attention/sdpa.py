@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titanlab.architectures.attention.backend import AttentionBackend, Call, Causal, Keys, Prefix, Queries
+from titanlab.architectures.attention.backend import (
+    AttentionBackend,
+    Call,
+    Causal,
+    Keys,
+    Prefix,
+    Queries,
+    SlidingWindow,
+)
 from titanlab.architectures.attention.in_parts import attend_in_parts, kernels_for
 
 MASKED_QUERIES = 512  # queries of a causal call that share one mask: bounds it when a long piece follows a cache
@@ -14,7 +25,7 @@ MASKED_QUERIES = 512  # queries of a causal call that share one mask: bounds it 
 
 class SdpaBackend(AttentionBackend):
     """torch's fused kernels. No mask is larger than a block of queries against what that block may see; on a GPU a
-    causal call with several keys a token, or with a prefix, is computed in parts, and without any."""
+    causal call with several keys a token, with a prefix or after a cache is computed in parts, and without any."""
 
     def obstacle(self, call: Call) -> str:
         return ""
@@ -23,17 +34,32 @@ class SdpaBackend(AttentionBackend):
         return True
 
     def attend(self, call: Call) -> Queries:
-        if isinstance(call.pattern, Causal) and not call.is_one_kernel and call.past == 0:
+        if isinstance(call.pattern, Causal) and (call.past or not call.is_one_kernel):
             kernels = kernels_for(call)
             if kernels is not None:
                 return attend_in_parts(call, kernels)
         q, k, v = (call.q, call.k, call.v) if call.prefix is None else _widened(call, call.prefix)
         prefix = 0 if call.prefix is None else call.prefix.keys.shape[2]
-        if isinstance(call.pattern, Causal):
-            y = _causal(q, k, v, call.pattern.keys_per_token, prefix, call.scale)
+        if isinstance(call.pattern, SlidingWindow):
+            window = call.pattern.window
+            with _for_a_length_of_its_own(0 < call.past < window - 1):
+                y = _sliding_window(q, k, v, window, prefix, call.scale)
         else:
-            y = _sliding_window(q, k, v, call.pattern.window, prefix, call.scale)
+            with _for_a_length_of_its_own(call.past > 0):
+                y = _causal(q, k, v, call.pattern.keys_per_token, prefix, call.scale)
         return y[..., : call.q.shape[3]]
+
+
+@contextmanager
+def _for_a_length_of_its_own(own: bool) -> Iterator[None]:
+    """Leaves cuDNN's kernels out: they are planned for each shape anew, for some 60 ms, and a cache grows with every
+    call."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before and not own)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def _widened(call: Call, prefix: Prefix) -> tuple[Queries, Keys, Keys]:
