@@ -7,6 +7,7 @@ uncompiled; test_attention_on_gpu compares the kernels themselves.
 import math
 import sys
 from collections.abc import Iterator
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +32,7 @@ from titanlab.architectures.attention.flex import FlexBackend, block_mask
 from titanlab.architectures.attention.in_parts import CpuPart
 from titanlab.architectures.attention.sdpa import SdpaBackend
 from titanlab.architectures.attention.selection import BACKENDS
+from titanlab.architectures.attention.without_cudnn import without_cudnn
 from titanlab.platform.model import Model, build_model
 
 ATTENDING = ("mac", "mag", "mal", "sliding_window", "transformer")
@@ -201,21 +203,41 @@ def test_what_has_a_window_or_is_one_kernel_is_not_computed_in_parts(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("pattern", "past", "planned"),
+    ("pattern", "past", "again"),
     [(Causal(), 0, True), (Causal(), 4, False), (SlidingWindow(9), 4, False), (SlidingWindow(5), 4, True)],
     ids=str,
 )
-def test_no_kernel_is_planned_for_a_length_that_does_not_come_again(pattern, past, planned, monkeypatch) -> None:
-    attend, seen = torch.nn.functional.scaled_dot_product_attention, []
+def test_a_cache_that_grows_has_shapes_that_do_not_come_again(pattern, past, again) -> None:
+    assert all(sdpa.comes_again(call_for(pattern, 0, time, past)[0]) == again for time in (1, 7))
 
-    def watched(*tensors: Tensor, **settings: Any) -> Tensor:
-        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
-        return attend(*tensors, **settings)
 
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
-    for time in (1, 7):
-        SdpaBackend().attend(call_for(pattern, 0, time, past)[0])
-    assert set(seen) == {planned} and torch.backends.cuda.cudnn_sdp_enabled()
+def test_cudnn_is_left_out_while_any_thread_wants_it_and_is_then_as_it_was() -> None:
+    seen = []
+
+    def often() -> None:
+        for _ in range(500):
+            with without_cudnn():
+                seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+
+    for before in (True, False, True):
+        torch.backends.cuda.enable_cudnn_sdp(before)
+        threads = [Thread(target=often) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert torch.backends.cuda.cudnn_sdp_enabled() is before
+    assert len(seen) == 6000 and not any(seen)
+
+
+@pytest.mark.parametrize("pattern", [Causal(), SlidingWindow(5)], ids=str)
+def test_sdpa_compiles_as_one_graph(pattern) -> None:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return SdpaBackend().attend(Call(q, k, v, pattern, 0.3))
+
+    call, _ = call_for(pattern, 0, 7, 4)
+    compiled = torch.compile(attend, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(call.q, call.k, call.v), attend(call.q, call.k, call.v))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -52,8 +52,8 @@ def assert_small(case: Any, errors: dict[str, float], *, slack: float = 1.0) -> 
 @needs_triton
 @pytest.mark.parametrize("case", triton_cases.INTERPRETED, ids=lambda case: case.name)
 def test_interpreted_kernels_equal_the_float64_form(case: Any, interpreted: dict[str, Any]) -> None:
-    # the interpreter cuts numbers off where a GPU rounds them to the nearest bfloat16; those of two matrices, which are
-    # Hopper's, round there, too
+    # the interpreter cuts numbers off where a GPU rounds them to the nearest bfloat16; those of several matrices
+    # round there, too
     assert_small(case, interpreted[case.name], slack=3.0 if case.dtype == "bfloat16" and not case.hidden else 1.0)
 
 

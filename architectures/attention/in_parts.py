@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import reduce
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +23,7 @@ from torch.nn.attention import SDPBackend
 
 from titanlab.architectures.attention.backend import Call, Keys, Queries
 from titanlab.architectures.attention.merging import Part, merged
+from titanlab.architectures.attention.without_cudnn import without_cudnn
 
 _aten = torch.ops.aten
 
@@ -122,19 +124,19 @@ class Rows(NamedTuple):
 def kernels_for(call: Call) -> list[PartKernel] | None:
     """What torch itself would take for each part of a call; None where one is no kernel for parts.
 
-    But of a past, which is longer at every call: there not cuDNN's, which is planned for each length, some 60 ms long.
+    Of a past, which is longer at every call, not cuDNN's; and a past whose gradient is asked for is left to masks, for
+    its kernels' gradients were never compared on a GPU.
     """
     if not call.q.is_cuda or call.q.shape[2] < FEWEST or call.q.shape[3] % 8:
         return None
-    if torch.cuda.get_device_capability(call.q.device) not in TRIED:
+    if torch.cuda.get_device_capability(call.q.device) not in TRIED or (call.past and call.needs_gradients):
         return None
-    parts = parts_of(call)
-    chosen = [_aten._fused_sdp_choice(*rows, None, 0.0, causal, scale=call.scale) for rows, causal in parts]
-    if any(choice not in ON_CUDA for choice in chosen):
-        return None
-    lasting = [causal or rows.queries is not call.q for rows, causal in parts]  # a prefix has queries of its own
-    flash = SDPBackend.FLASH_ATTENTION.value
-    return [ON_CUDA[choice if lasts else flash] for choice, lasts in zip(chosen, lasting, strict=True)]
+    chosen = []
+    for rows, causal in parts_of(call):
+        lasting = causal or rows.queries is not call.q  # a prefix has queries of its own
+        with nullcontext() if lasting else without_cudnn():
+            chosen.append(_aten._fused_sdp_choice(*rows, None, 0.0, causal, scale=call.scale))
+    return [ON_CUDA[choice] for choice in chosen] if all(choice in ON_CUDA for choice in chosen) else None
 
 
 def parts_of(call: Call) -> list[tuple[Rows, bool]]:

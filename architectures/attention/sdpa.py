@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from titanlab.architectures.attention.backend import (
     SlidingWindow,
 )
 from titanlab.architectures.attention.in_parts import attend_in_parts, kernels_for
+from titanlab.architectures.attention.without_cudnn import without_cudnn
 
 MASKED_QUERIES = 512  # queries of a causal call that share one mask: bounds it when a long piece follows a cache
 
@@ -40,26 +40,18 @@ class SdpaBackend(AttentionBackend):
                 return attend_in_parts(call, kernels)
         q, k, v = (call.q, call.k, call.v) if call.prefix is None else _widened(call, call.prefix)
         prefix = 0 if call.prefix is None else call.prefix.keys.shape[2]
-        if isinstance(call.pattern, SlidingWindow):
-            window = call.pattern.window
-            with _for_a_length_of_its_own(0 < call.past < window - 1):
-                y = _sliding_window(q, k, v, window, prefix, call.scale)
-        else:
-            with _for_a_length_of_its_own(call.past > 0):
+        plannable = not call.q.is_cuda or torch.compiler.is_compiling() or comes_again(call)
+        with nullcontext() if plannable else without_cudnn():
+            if isinstance(call.pattern, Causal):
                 y = _causal(q, k, v, call.pattern.keys_per_token, prefix, call.scale)
+            else:
+                y = _sliding_window(q, k, v, call.pattern.window, prefix, call.scale)
         return y[..., : call.q.shape[3]]
 
 
-@contextmanager
-def _for_a_length_of_its_own(own: bool) -> Iterator[None]:
-    """Leaves cuDNN's kernels out: they are planned for each shape anew, for some 60 ms, and a cache grows with every
-    call."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(before and not own)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
+def comes_again(call: Call) -> bool:
+    """Whether another call may have its shape: a cache grows with every call, unless it fills a window."""
+    return call.past == 0 or (isinstance(call.pattern, SlidingWindow) and call.past >= call.pattern.window - 1)
 
 
 def _widened(call: Call, prefix: Prefix) -> tuple[Queries, Keys, Keys]:
