@@ -83,15 +83,16 @@ def bench_decode(benchmark: DecodeBenchmark, device: torch.device) -> Result:
     rows: list[Row] = []
     title = f"Decoding, one token of every row at a time, on {chip_of(device)}"
 
-    def result(finished: bool) -> Result:
+    def result(*, finished: bool) -> Result:
         return Result(title, COLUMNS, rows, facts, _notes(benchmark, rows), finished)
 
+    benchmark.keep(result(finished=False))
     for streamed in benchmark.models.built(device):
         for row in model_rows(streamed, benchmark):
             rows.append(row)
-            benchmark.keep(result(False))
+            benchmark.keep(result(finished=False))
         free_memory(device)
-    return result(True)
+    return result(finished=True)
 
 
 def model_rows(streamed: StreamedModel, benchmark: DecodeBenchmark) -> Iterator[Row]:

@@ -75,15 +75,16 @@ def bench_layer(benchmark: LayerBenchmark, device: torch.device) -> Result:
     rows: list[Row] = []
     title = f"Layers on {chip_of(device)}: {benchmark.sizes}"
 
-    def result(finished: bool) -> Result:
+    def result(*, finished: bool) -> Result:
         told = [*_legend(ceilings), *notes, *_compare(rows, against)]
         return Result(title, COLUMNS, rows, facts, told, finished)
 
+    benchmark.keep(result(finished=False))
     for case in cases:
         benchmark.tell(f"{case.name} ({case.backend})")
         rows.append(measured(case, benchmark, ceilings, device))
-        benchmark.keep(result(False))
-    return result(True)
+        benchmark.keep(result(finished=False))
+    return result(finished=True)
 
 
 def _cases(benchmark: LayerBenchmark) -> tuple[list[Case], list[str]]:

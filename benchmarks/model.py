@@ -82,13 +82,18 @@ def bench_model(benchmark: ModelBenchmark, device: torch.device) -> Result:
     notes = [*_legend(ceilings, benchmark, device), *_differences(models, size)]
     memory = f"{benchmark.parts.memory} of depth {benchmark.parts.depth}, chunk {benchmark.parts.chunk_size}"
     title = f"Training {benchmark.size} models on {chip_of(device)}: {benchmark.batch_tokens} tokens a step, {memory}"
+
+    def result(*, finished: bool) -> Result:
+        return Result(title, COLUMNS, rows, facts, notes, finished)
+
+    benchmark.keep(result(finished=False))
     for context in benchmark.contexts:
         for name, model in models.items():
             benchmark.tell(f"{name} of {benchmark.size}, {context} tokens a row")
             rows.append(measured(name, model, size, context, benchmark, ceilings, device))
             _compare(rows)
-            benchmark.keep(Result(title, COLUMNS, rows, facts, notes, finished=False))
-    return Result(title, COLUMNS, rows, facts, notes)
+            benchmark.keep(result(finished=False))
+    return result(finished=True)
 
 
 def _refuse_unknown(benchmark: ModelBenchmark) -> None:

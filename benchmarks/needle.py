@@ -45,6 +45,11 @@ def bench_needle(benchmark: NeedleBenchmark, device: torch.device) -> Result:
     rows: list[Row] = []
     title = f"Needles ({benchmark.needles.variant}) in streams of bytes, on {chip_of(device)}"
     notes = ["accuracy: the whole answer said exactly, decoded greedily; rows are test rows of the task `needle`"]
+
+    def result(*, finished: bool) -> Result:
+        return Result(title, COLUMNS, rows, facts, notes, finished)
+
+    benchmark.keep(result(finished=False))
     for streamed in benchmark.models.built(device):
         benchmark.tell(f"{streamed.name}: needles in up to {max(benchmark.needles.lengths):,} bytes")
         if not streamed.trained:
@@ -54,7 +59,7 @@ def bench_needle(benchmark: NeedleBenchmark, device: torch.device) -> Result:
         def told(found: Found, name: str = streamed.name) -> None:
             benchmark.tell(f"  {name}, {found.length:,} bytes, depth {found.depth:g}: {found.found} of {found.asked}")
             rows.append(_row(name, found))
-            benchmark.keep(Result(title, COLUMNS, rows, facts, notes, finished=False))
+            benchmark.keep(result(finished=False))
 
         search(
             streamed.model,
@@ -63,7 +68,7 @@ def bench_needle(benchmark: NeedleBenchmark, device: torch.device) -> Result:
             precision=benchmark.precision,
             told=told,
         )
-    return Result(title, COLUMNS, rows, facts, notes)
+    return result(finished=True)
 
 
 def _row(name: str, found: Found) -> Row:

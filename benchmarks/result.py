@@ -40,7 +40,10 @@ class Result:
     """Whether all was measured; not so in what a run has written by the time that it is cut."""
 
     def show(self, console: Console) -> None:
-        """Prints the table, then the notes. A column that no row fills is left out."""
+        """Prints the table (its title, as long as there is no row), then the notes.
+
+        A column that no row fills is left out.
+        """
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -54,7 +57,7 @@ class Result:
             table.add_column(Text(heading(key)), justify="right" if numbers else "left", overflow="fold")
         for row in self.rows:
             table.add_row(*(Text(_cell(row, key, remarks)) for key in filled))
-        console.print(table)
+        console.print(table if self.rows else Text(title))
         for number, remark in enumerate(remarks, start=1):
             console.print(Text(f"[{number}] {remark}"))
         for note in self.notes:

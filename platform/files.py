@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     """Replaces a file: a reader sees the old content or the new, also after a crash of the machine.
 
+    What fails, or is interrupted, leaves nothing beside it.
+
     Args:
         path: the file.
         content: all of it; text is written in UTF-8.
@@ -29,11 +31,17 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o666) -> 
     temporary = path.with_name(f".{path.name}.writing")
     no_links = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
     with telling_full_disk(path):
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags | no_links, mode)) as stream:
-            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags | no_links, mode)) as stream:
+                stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            # what went wrong is said, not that this went wrong too
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         sync_folder(path.parent)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,10 @@ from titanlab.benchmarks.model import BASELINE, ModelBenchmark, _legend, random_
 from titanlab.benchmarks.model_sizes import SIZES, Parts, model_of
 from titanlab.benchmarks.result import Result, read_result, readable
 from titanlab.benchmarks.timing import time_call
-from titanlab.commands.bench_options import kept
+from titanlab.commands.bench_options import kept, present
 from titanlab.memory_modules.reference import delta_rule_by_token
 from titanlab.platform.costs import parameters_of
+from titanlab.platform.errors import ConfigError
 
 CPU = torch.device("cpu")
 TINY = ["--batch", "1", "--tokens", "20", "--heads", "2", "--head-dim", "8", "--chunk-size", "8", "--quick"]
@@ -148,7 +150,38 @@ def test_each_row_is_in_the_file_as_soon_as_it_is_measured(
     monkeypatch.setattr(Result, "write_json", watched)
     code, out, err = bench(*words, "--json", str(tmp_path / "r.json"))
     assert code == 0 and "UNFINISHED" not in out, err
-    assert seen == [*((number, False) for number in range(1, rows + 1)), (rows, True)]
+    assert seen == [*((number, False) for number in range(rows + 1)), (rows, True)]
+
+
+def test_an_older_file_is_replaced_before_anything_is_measured(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("titanlab.benchmarks.layer.measured", interrupted)
+    file = tmp_path / "layers.json"
+    Result("of yesterday", ["what"], [{"what": "delta"}]).write_json(file)
+    code, out, err = bench("layer", *TINY, "--memory", "delta", "--peers", "none", "--json", str(file))
+    result = read_result(file)
+    assert result.title.startswith("Layers on") and not result.rows and not result.finished
+    assert code == 130 and "UNFINISHED: Layers on" in out and f"unfinished, in {file}" in err
+
+
+def test_an_error_in_mid_run_leaves_the_rows_before_it_as_unfinished(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_at_the_second(case: Case, *arguments: object) -> dict[str, object]:
+        if case.name != "delta":
+            raise RuntimeError("nobody expected this")
+        return {"what": case.name, "backend": case.backend}
+
+    monkeypatch.setattr("titanlab.benchmarks.layer.measured", fails_at_the_second)
+    file = tmp_path / "layers.json"
+    with pytest.raises(RuntimeError, match="nobody expected this"):
+        bench("layer", *TINY, "--memory", "delta,linear_attention", "--peers", "none", "--json", str(file))
+    result = read_result(file)
+    assert [row["what"] for row in result.rows] == ["delta"] and not result.finished
 
 
 def test_what_was_measured_before_the_keyboard_interrupted_is_shown_and_in_the_file(
@@ -172,10 +205,55 @@ def test_a_row_that_cannot_be_written_yet_ends_nothing(tmp_path: Path, capsys: p
     result = Result("t", ["what"], [{"what": "a"}], finished=False)
     with kept(path, drawn.append) as keep:
         keep(result)
-        assert "not written for now: --json" in capsys.readouterr().err and not drawn
+        assert "not written for now: --json" in capsys.readouterr().err and drawn == [result]
         path.parent.mkdir()
         keep(result)
-    assert read_result(path).rows == result.rows and drawn == [result]
+    assert read_result(path).rows == result.rows and drawn == [result] * 2 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_what_could_not_be_written_is_tried_again_when_the_keyboard_interrupts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], room: bool
+) -> None:
+    path = tmp_path / "later" / "r.json"
+    with pytest.raises(KeyboardInterrupt), kept(path) as keep:
+        keep(Result("t", ["what"], [{"what": "a"}], finished=False))
+        if room:
+            path.parent.mkdir()
+        raise KeyboardInterrupt
+    out, err = capsys.readouterr()
+    assert out.startswith("UNFINISH") and path.exists() == room
+    assert (f"unfinished, in {path}" in err) == room and ("not written: --json" in err) == (not room)
+
+
+def test_a_drawing_that_fails_in_any_way_is_said_and_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drawn(result: Result) -> None:
+        raise ValueError("no such colour")
+
+    result = Result("t", ["what"], [{"what": "a"}], finished=False)
+    with kept(tmp_path / "r.json", drawn) as keep:
+        keep(result)
+    assert "not drawn for now: ValueError: no such colour" in capsys.readouterr().err
+    assert read_result(tmp_path / "r.json").rows == result.rows
+
+
+def test_the_file_is_whole_before_the_table_is_shown_and_the_table_is_shown_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = Result("t", ["what"], [{"what": "a"}])
+    with pytest.raises(ConfigError, match="cannot be written"):
+        present(result, tmp_path / "none" / "r.json")
+    assert "what" in capsys.readouterr().out
+
+    def closed(result: Result, console: Console) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(Result, "show", closed)
+    with pytest.raises(BrokenPipeError):
+        present(result, tmp_path / "r.json")
+    assert read_result(tmp_path / "r.json") == result
 
 
 def test_a_peer_that_is_not_installed_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,6 +381,7 @@ def test_random_rows_are_targets_of_themselves() -> None:
         (["layer", "--depth", "1,x"], "--depth: expected whole numbers"),
         (["layer", "--against", "nobody"], "unknown row 'nobody'"),
         (["layer", "--json", "no/such/folder.json"], "--json no/such/folder.json: expected a file"),
+        (["layer", "--json", os.devnull], f"--json {os.devnull}: exists and is no regular file"),
         (["model", "--architectures", "macc"], "did you mean 'mac'?"),
         (["model", "--size", "340m"], "did you mean '340M'?"),
         (["model", "--memory", "titns"], "did you mean 'titans'?"),

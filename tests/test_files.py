@@ -1,5 +1,6 @@
 """Files: replaced as wholes, and YAML that means what it says when it is read again."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,28 @@ def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> Non
     write_atomically(tmp_path / "a", b"\x89\n\r")
     assert (tmp_path / "a").read_bytes() == b"\x89\n\r"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("error", [OSError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_or_is_interrupted_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise error
+
+    write_atomically(tmp_path / "a", "one")
+    monkeypatch.setattr(os, step, fails)
+    with pytest.raises(type(error)):
+        write_atomically(tmp_path / "a", "two")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "one")]
+
+
+def test_a_folder_that_does_not_exist_is_what_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        write_atomically(tmp_path / "file" / "a", "one")
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,14 @@ from typer.testing import CliRunner, Result
 
 from titanlab import RunConfig
 from titanlab.__main__ import app
+from titanlab.benchmarks import result as benchmarks
+from titanlab.benchmarks import stream_plot
+from titanlab.benchmarks.stream import course_of
+from titanlab.benchmarks.streamed_models import StreamedModel
 from titanlab.commands.bench_streamed import length_of, lengths_of
-from titanlab.platform.errors import CheckpointError, ConfigError
+from titanlab.platform.errors import CheckpointError, ConfigError, Problem
 from titanlab.platform.model import Model
+from titanlab.platform.streaming.stream import Course
 from titanlab.platform.training.checkpoint import weights_metadata
 from titanlab.platform.training.checkpoint_files import WEIGHTS
 
@@ -64,18 +69,13 @@ def test_a_stream_that_is_cut_leaves_what_it_measured_and_the_models_that_it_fin
         "--architectures", "transformer,lmm", "--state-limit", "0.002", "--json", str(told), "--plot", str(picture),
         *TINY,
     ]  # fmt: skip
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored here, it would be ignored there
-    process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    signal.signal(signal.SIGINT, before)
-    deadline = time.monotonic() + 100
-    while "lmm" not in courses_in(told) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    drawn = picture.read_bytes() if picture.exists() else b""
-    process.send_signal(sent)
+    process = started(command)
     try:
-        out, err = process.communicate(timeout=60)
+        while "lmm" not in courses_in(told) and process.poll() is None:
+            time.sleep(0.01)
+        drawn = picture.read_bytes() if picture.exists() else b""
+        process.send_signal(sent)
+        out, err = process.communicate()
     finally:
         process.kill()
     assert process.returncode == code, err
@@ -89,9 +89,97 @@ def test_a_stream_that_is_cut_leaves_what_it_measured_and_the_models_that_it_fin
     assert (f"unfinished, in {told}" in err) == ("UNFINISHED: Streaming" in out) == (sent == signal.SIGINT)
 
 
+def started(command: list[str]) -> subprocess.Popen[str]:
+    """A process that SIGINT interrupts; where that is ignored here, it would be ignored there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        # None: whoever set it did not use Python, which cannot set it again
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+
+
 def courses_in(file: Path) -> dict[str, Any]:
     """What the file has of each model by now."""
     return json.loads(file.read_text())["facts"]["courses"] if file.exists() else {}
+
+
+TWO_MODELS = ["stream", "--length", "512", "--piece", "256", "--architectures", "lmm,transformer", *TINY]
+
+
+def test_a_stream_replaces_an_older_file_before_it_reads_and_an_error_leaves_the_models_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, picture = tmp_path / "stream.json", tmp_path / "stream.png"
+    told.write_text('{"finished": true}')
+    seen: list[list[str]] = []
+
+    def fails_at_the_second(streamed: StreamedModel, *arguments: Any) -> Course:
+        assert not json.loads(told.read_text())["finished"]
+        seen.append(list(courses_in(told)))
+        if streamed.name == "transformer":
+            raise RuntimeError("nobody expected this")
+        return course_of(streamed, *arguments)
+
+    monkeypatch.setattr("titanlab.benchmarks.stream.course_of", fails_at_the_second)
+    with pytest.raises(RuntimeError, match="nobody expected this"):
+        bench(*TWO_MODELS, "--json", str(told), "--plot", str(picture))
+    assert seen == [[], ["lmm"]] and picture.read_bytes()[:4] == b"\x89PNG"
+    assert not json.loads(told.read_text())["finished"] and courses_in(told)["lmm"]["ended"] == "length"
+
+
+def test_drawing_takes_its_memory_before_the_first_model_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def drawn(result: Any) -> bytes:
+        done.append(f"drawn {len(result.facts['courses'])}")
+        return png(result)
+
+    def read(streamed: StreamedModel, *arguments: Any) -> Course:
+        done.append(streamed.name)
+        return course_of(streamed, *arguments)
+
+    png = stream_plot._png
+    monkeypatch.setattr(stream_plot, "_png", drawn)
+    monkeypatch.setattr("titanlab.benchmarks.stream.course_of", read)
+    bench(*TWO_MODELS, "--plot", str(tmp_path / "stream.png"))
+    assert done == ["drawn 0", "drawn 0", "lmm", "drawn 1", "transformer", "drawn 2", "drawn 2"]
+
+
+def test_the_last_picture_is_drawn_although_the_file_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(result: benchmarks.Result, path: Path) -> None:
+        raise ConfigError(Problem("no room"))
+
+    def drawn(result: benchmarks.Result, path: Path) -> None:
+        finished.append(result.finished)
+
+    finished: list[bool] = []
+    monkeypatch.setattr(benchmarks.Result, "write_json", fails)
+    monkeypatch.setattr(stream_plot, "plot_stream", drawn)
+    with pytest.raises(ConfigError, match="no room"):
+        bench(*TWO_MODELS, "--json", str(tmp_path / "stream.json"), "--plot", str(tmp_path / "stream.png"))
+    assert finished == [False, False, True]
+
+
+def test_a_course_without_stretches_is_a_picture_without_lines(tmp_path: Path) -> None:
+    course = {"reached": 0, "ended": "memory", "reason": "memory was full at 0 tokens", "stretches": []}
+    result = benchmarks.Result("t", [], facts={"courses": {"mac": course}, "date": "today"}, finished=False)
+    stream_plot.plot_stream(result, tmp_path / "stream.png")
+    assert (tmp_path / "stream.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, option: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=f"{option} .*: exists and is no regular file"):
+        bench("stream", option, str(pipe))
+    assert pipe.is_fifo()
 
 
 def test_decode_times_every_context_and_batch(tmp_path: Path) -> None:

@@ -49,12 +49,17 @@ def check_json(path: Path | None, option: str = "--json") -> None:
     """Refuses a file that could not be written, before anything is measured.
 
     Raises:
-        ConfigError: its folder does not exist.
+        ConfigError: its folder does not exist, or what is there is no file that may be replaced.
     """
     from titanlab.platform.errors import ConfigError, Problem
 
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(Problem(f"{option} {path}: expected a file in a folder that exists"))
+    if path.exists() and not path.is_file():
+        message = f"{option} {path}: exists and is no regular file, which alone can be replaced; name another"
+        raise ConfigError(Problem(message))
 
 
 @contextmanager
@@ -64,44 +69,61 @@ def kept(
     """Yields what takes all that was measured so far, after each row; the file has it at once, marked as unfinished.
 
     So a run that is cut, by whatever, loses the row under way alone. If the keyboard interrupts, the table is shown.
+    A file that cannot be written, or a picture that cannot be drawn, is said and ends nothing.
 
     Args:
         path: the JSON file, if there is to be one.
         drawn: is given the same.
     """
     from titanlab.commands.screen import say
-    from titanlab.platform.errors import TitanlabError
 
     latest: Result | None = None
 
     def keep(result: Result) -> None:
         nonlocal latest
         latest = result
+        # a disk that is full now may have room at the end
+        if path is not None and (problem := _written(result, path)):
+            say(f"not written for now: {problem}", err=True)
+        # what is measured does not depend on its picture, whatever the drawing raises
         try:
-            if path is not None:
-                result.write_json(path)
             drawn(result)
-        except TitanlabError as error:  # a disk that is full now may have room at the end
-            say(f"not written for now: {error}", err=True)
+        except Exception as error:
+            say(f"not drawn for now: {type(error).__name__}: {error}", err=True)
 
     try:
         yield keep
     except KeyboardInterrupt:
         if latest is not None:
+            problem = None if path is None else _written(latest, path)
             _show(latest)
             if path is not None:
-                say(f"unfinished, in {path}", err=True)
+                say(f"not written: {problem}" if problem else f"unfinished, in {path}", err=True)
         raise
 
 
 def present(result: Result, path: Path | None) -> None:
-    """Prints the table; writes the file."""
+    """Writes the file; prints the table, also if the file cannot be written."""
     from titanlab.commands.screen import say
 
-    _show(result)
+    try:
+        if path is not None:
+            result.write_json(path)
+    finally:
+        _show(result)
     if path is not None:
-        result.write_json(path)
         say(f"written to {path}", err=True)
+
+
+def _written(result: Result, path: Path) -> str | None:
+    """Writes the file; why it could not be, if so."""
+    from titanlab.platform.errors import TitanlabError
+
+    try:
+        result.write_json(path)
+    except TitanlabError as error:
+        return str(error)
+    return None
 
 
 def _show(result: Result) -> None:

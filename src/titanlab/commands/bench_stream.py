@@ -91,9 +91,12 @@ def stream(
             tell=teller(),
             keep=keep,
         )
+        picture.warm_up()
         result = bench_stream(benchmark, device_called(device.value))
-    present(result, json_file)
-    picture.draw(result)
+    try:
+        present(result, json_file)
+    finally:
+        picture.draw(result)
 
 
 class _Picture:
@@ -101,6 +104,13 @@ class _Picture:
 
     def __init__(self, path: Path | None) -> None:
         self.path, self.models = path, 0
+
+    def warm_up(self) -> None:
+        """Takes the memory that drawing takes, before any model is measured."""
+        from titanlab.benchmarks.stream_plot import warm_up
+
+        if self.path is not None:
+            warm_up()
 
     def follow(self, result: Result) -> None:
         """Draws if there is a model more than last time."""
