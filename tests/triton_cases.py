@@ -10,12 +10,14 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from titanlab.memory_modules.functional import deep_memory
 
@@ -40,6 +42,8 @@ class Case(NamedTuple):
     """By so many units is every hidden layer narrower than the one before."""
     activation: str = "gelu"
     cuts: tuple[int, ...] = ()
+    again: bool = False
+    """Whether the gradient computes the call again, by torch's checkpoint."""
     stretches: tuple[int, int] | None = None
     """STRETCH and SHORT_STRETCH of the kernels for Hopper, or what a stretch and a short one of three and more matrices
     have, so that few tokens are several; None: as they are."""
@@ -67,6 +71,9 @@ INTERPRETED = [
     Case("two matrices, momentum 0 and keep 0", hidden=32, gates="zeros"),
     Case("two matrices, sizes that are no power of 2", hidden=50, batch=2, time=35, heads=2, dim=20, chunk=11),
     Case("two matrices, states computed again", hidden=16, time=18 * 8, gates="layer", activation="relu"),
+    Case("one matrix, computed again", time=16, again=True),
+    Case("two matrices, computed again", hidden=16, time=16, again=True),
+    Case("two matrices, bfloat16, computed again", dtype="bfloat16", hidden=16, time=16, gates="layer", again=True),
     Case("two matrices, float16", dtype="float16", hidden=32, gates="layer", time=24),
     Case("two matrices, bfloat16, cut inside chunks, residual", dtype="bfloat16", hidden=32, time=30, cuts=(3, 13),
          residual=True),
@@ -83,6 +90,7 @@ INTERPRETED = [
     Case("three matrices, no gates", hidden=16, depth=3, gates="neither", residual=True, activation="tanh"),
     Case("three matrices, momentum 0 and keep 0", hidden=32, depth=3, gates="zeros", time=16, activation="relu"),
     Case("three matrices, several stretches", hidden=16, depth=3, time=40, gates="layer", stretches=(3, 2)),
+    Case("three matrices, computed again", hidden=16, depth=3, time=16, gates="layer", again=True),
     Case("three matrices, float16", dtype="float16", hidden=32, depth=3, gates="layer", time=16),
     Case("three matrices, bfloat16, cut inside chunks, residual", dtype="bfloat16", hidden=32, depth=3, gates="layer",
          cuts=(3,), time=24, residual=True),
@@ -200,8 +208,9 @@ def outputs_and_gradients(case: Case, given: Sequence[Tensor | None], backend: s
     state, pieces = None, []
     for start, stop in pairwise((0, *case.cuts, case.time)):
         q, k, v, keep, momentum, step = (None if x is None else x[:, start:stop] for x in rows)
-        y, state = deep_memory(
-            q, k, v, keep, momentum, step, matrices,  # type: ignore[arg-type]
+        run = partial(checkpoint, deep_memory, use_reentrant=False) if case.again else deep_memory
+        y, state = run(
+            q, k, v, keep, momentum, step, matrices,
             chunk_size=case.chunk, residual=case.residual, activation=case.activation, state=state, backend=backend,
         )  # fmt: skip
         pieces.append(y)

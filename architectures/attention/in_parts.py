@@ -124,8 +124,8 @@ class Rows(NamedTuple):
 def kernels_for(call: Call) -> list[PartKernel] | None:
     """What torch itself would take for each part of a call; None where one is no kernel for parts.
 
-    Of a past, which is longer at every call, not cuDNN's; and a past whose gradient is asked for is left to masks, for
-    its kernels' gradients were never compared on a GPU.
+    For a past, which is longer at every call, that is what torch takes without cuDNN; a past whose gradient is asked
+    for is left to masks, since gradients of its kernels were never compared on a GPU.
     """
     if not call.q.is_cuda or call.q.shape[2] < FEWEST or call.q.shape[3] % 8:
         return None

@@ -24,8 +24,9 @@ MASKED_QUERIES = 512  # queries of a causal call that share one mask: bounds it 
 
 
 class SdpaBackend(AttentionBackend):
-    """torch's fused kernels. No mask is larger than a block of queries against what that block may see; on a GPU a
-    causal call with several keys a token, with a prefix or after a cache is computed in parts, and without any."""
+    """torch's fused kernels. No mask is larger than a block of queries against what that block may see; where
+    `kernels_for` finds some, a causal call with several keys a token, with a prefix or after a cache is computed in
+    parts, and without any."""
 
     def obstacle(self, call: Call) -> str:
         return ""

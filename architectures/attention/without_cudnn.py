@@ -1,6 +1,6 @@
 """Leaves cuDNN's attention out for a while.
 
-It plans a kernel for each shape anew, for some 60 ms on an H200: too long for shapes that do not come again.
+It plans a kernel for each shape anew, which takes tens of milliseconds: too long for shapes that do not come again.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def scores_forward(  # type: ignore[no-untyped-def]
     D: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr, ASKS: tl.constexpr, WRITES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Scores of one query and key; with ASKS asks, and writes and last. Grid (g n,); BK channels at a time."""
+    """Scores of one query and key; with ASKS asks, with WRITES writes and last. Grid (g n,); BK channels at a time."""
     place = tl.program_id(0).to(tl.int64)
     head, i = place // n, place % n
     rows, steps = tl.arange(0, BC), tl.arange(0, 16)

@@ -34,7 +34,7 @@ def deep_read(q: Tensor, first: Tensor, second: Tensor, activation: str, residua
 
     Args:
         q: [b, t, h, d], bfloat16 or float16, the type of all products; sums are float32.
-        first: [b, h, d, hidden], in any type; rounded to q's.
+        first: [b, h, d, hidden], in any type; rounded to q's, and kept so for the gradient.
         second: [b, h, hidden, d].
         activation: a name in ACTIVATIONS.
         residual: whether q is added.

@@ -24,9 +24,10 @@ from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for
 from titanlab.memory_modules.kernels.triton_meeting import multiprocessors
 
 FILLING = 512
-"""Chunks, of all heads, that fill the largest GPUs: a stretch has no less."""
+"""Chunks, of all heads, that fill the largest GPUs: a stretch has no less where there are so many."""
 SHORT_STRETCH = 384 << 20
-"""Bytes that the chunks of a short stretch leave for the queries' kernels: all that a call without gradients needs."""
+"""Bytes that the chunks of a short stretch leave for the queries' kernels: all that a call without gradients needs.
+Where a chunk leaves much, such a stretch is shorter than would fill the GPU."""
 
 
 def stretches_for(chunks: int, groups: int, mark: int, room: int) -> tuple[int, int]:
@@ -89,11 +90,10 @@ class _DeeperMemory(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_y: Tensor, *d_ends: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *rates = ctx.saved_tensors[:6]
-        marks: tuple[Tensor, ...] = ctx.saved_tensors[6:]
+        q, k, v, keep, momentum, step, *marks = ctx.saved_tensors
         filling: Filling = ctx.filling
         call: _Call = ctx.call
-        again = GatesAgain(rates, ctx.needs_input_grad[5:8], q.dtype)
+        again = GatesAgain((keep, momentum, step), ctx.needs_input_grad[5:8], q.dtype)
         gates = filling.gates([x.detach() for x in again.made])
         queries, keys, values, d_answers = (filling.by_chunk(x) for x in (q, k, v, d_y))
         d_rows, d_gates = [torch.empty_like(queries) for _ in range(3)], call.d_gates(gates)
@@ -202,15 +202,15 @@ class _Call:
     def left(self) -> _Left:
         asks, d_asks, d_backs, d_values = (self._by_unit(self.short) for _ in range(4))
         d_errors, d_keys = (self._by_dim(self.short, torch.float32) for _ in range(2))
-        rests = self._by_unit(self.short) if self.layers > 3 else asks  # which are not written then
+        has_rests = self.layers > 3 and self.dtype == torch.bfloat16
+        rests = self._by_unit(self.short) if has_rests else asks  # which are not written then
         d_scores = torch.empty(self.short, self.g, self.tokens, self.tokens, dtype=torch.float32, device=self.device)
         return _Left(self._slopes(self.short), rests, asks, d_asks, d_backs, d_values, d_errors, d_keys, d_scores)
 
     def d_gates(self, gates: ChunkGates) -> ChunkGates:
         """The gates' gradients; of write and mix, each program of a head leaves its part."""
-        read, inner, write, mix = (torch.empty_like(x) for x in gates)
-        each = (self.programs, 1, 1, 1, 1)
-        return ChunkGates(read, inner, write.repeat(each), mix.repeat(each))
+        write, mix = (x.new_empty(self.programs, *x.shape) for x in (gates.write, gates.mix))
+        return ChunkGates(torch.empty_like(gates.read), torch.empty_like(gates.inner), write, mix)
 
     def _by_unit(self, count: int) -> Tensor:
         return self._empty(count, self.g, self.layers - 1, self.tokens, self.hidden)
@@ -234,12 +234,13 @@ class _Call:
     def walk(
         self, k: Tensor, v: Tensor, gates: ChunkGates, state: Tensor, made: _Made, stretch: _Stretch, *, again: bool
     ) -> None:
-        units = (self.g, self.layers - 1, self.tokens, self.hidden)
-        w_rests, e_rests = self._empty(self.g, self.weights), self._empty(self.g, self.tokens, self.width)
+        rests = [made.errors] * 4  # only in bfloat16 there are any
+        if self.dtype == torch.bfloat16:
+            unit, dim = (self.layers - 1, self.tokens, self.hidden), (self.tokens, self.width)
+            rests = [self._empty(self.g, *sizes) for sizes in ((self.weights,), unit, unit, dim)]
         walk[(self.g * self.programs,)](
-            k, v, gates.write, gates.mix, state, *made, w_rests, self._empty(*units), self._empty(*units), e_rests,
-            self._counters(), self.g, *stretch, **self.constants, P=self.programs,
-            ACTIVATION=self.activation, AGAIN=again,
+            k, v, gates.write, gates.mix, state, *made, *rests, self._counters(), self.g, *stretch, **self.constants,
+            P=self.programs, ACTIVATION=self.activation, AGAIN=again,
         )  # fmt: skip
 
     def answer(self, q: Tensor, k: Tensor, gates: ChunkGates, made: _Made, y: Tensor, stretch: _Stretch) -> None:

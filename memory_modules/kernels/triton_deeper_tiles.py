@@ -2,8 +2,8 @@
 
 Such a memory has L matrices, D x F, F x F .. F x D, one after another in a row of N numbers, number LAYER = 0 .. L-1
 being IN x OUT and beginning AT; D (the head's width) and F (hidden units) are filled up with zeros to multiples of the
-tiles' width T, and chunks to BC tokens. Zeros stay zeros
-and change nothing, as every activation is 0 at 0; so no kernel has a mask.
+tiles' width T, and chunks to BC tokens. Zeros stay zeros and change nothing, as every activation is 0 at 0 and a
+gradient comes to a padded unit through zeros alone; so no kernel has a mask.
 """
 
 import triton

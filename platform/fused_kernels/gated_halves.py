@@ -21,7 +21,12 @@ def gated_halves(x: Tensor) -> Tensor:
 
     Returns:
         [b, t, width] in x's type, computed in float32.
+
+    Raises:
+        ValueError: an odd number of columns.
     """
+    if x.shape[-1] % 2:
+        raise ValueError(f"x: has {x.shape[-1]} columns; expected two halves, an even number")
     return _GatedHalves.apply(x if x.is_contiguous() else x.contiguous())
 
 

@@ -276,7 +276,8 @@ else:
 
     @gluon.jit
     def begun(a, b, L: gl.constexpr):  # type: ignore[no-untyped-def]
-        """a b, begun: for `begun_plus` and `done` alone. Until then a and b must stay where they are."""
+        """a b, begun: for `begun_plus`, `plus_product` and `done` alone. Until it is done a and b must stay where they
+        are, and nothing in between may need a barrier: Triton does not count what such a product reads."""
         total = gl.full([a.shape[0], b.shape[1]], 0.0, gl.float32, L)
         return warpgroup_mma(a, b, total, use_acc=False, is_async=True)
 
@@ -287,8 +288,8 @@ else:
 
     @gluon.jit
     def done(products):  # type: ignore[no-untyped-def]
-        """The tiles of a tuple of several begun products, held, once all that was begun has ended. Left factors that
-        are held are named there, too, so that they stay where they are so long."""
+        """The tiles of a tuple of two begun products or more, held, once all that was begun has ended. Left factors
+        that are held are named there, too, so that they stay where they are so long."""
         return warpgroup_mma_wait(0, deps=products)
 
     @gluon.jit
