@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.fused_kernels.spread_rows import rows_of, spread_rows
+
 WIDEST, LONGEST = 256, 8
 """Head dimension, and width of the convolution, up to which these kernels are used."""
 EPSILON = 1e-6
@@ -149,7 +151,7 @@ class _Call:
         d_x = torch.empty_like(d_u)
         d_before = torch.empty(self.batch, self.width - 1, self.channels, dtype=d_u.dtype, device=d_u.device)
         columns = min(SPREAD_COLUMNS, triton.next_power_of_2(self.channels))
-        _spread[triton.cdiv(self.channels, columns), len(d_taps)](
+        spread_rows[triton.cdiv(self.channels, columns), len(d_taps)](
             *self.inputs[:-1], d_u, d_x, d_before, d_taps, self.channels, W=self.width, BT=SPREAD_TOKENS, BC=columns,
             ROUNDS=ROUNDS,
         )  # fmt: skip
@@ -157,35 +159,15 @@ class _Call:
 
 
 @triton.jit
-def _rows_of(  # type: ignore[no-untyped-def]
-    x, before, start, rows, columns, time, x_step, before_step, inside, W: tl.constexpr,
-):  # fmt: skip
-    """Rows of x, those below 0 from the tokens before it; `x` stands at row `start`."""
-    row = start + rows
-    found = tl.load(
-        x + rows[:, None] * x_step + columns[None, :], ((row >= 0) & (row < time))[:, None] & inside[None, :], 0.0
-    ).to(tl.float32)
-    if W > 1:
-        if start < W - 1:  # no other tile reaches below 0
-            place = tl.where(row < 0, row + (W - 1), 0)
-            earlier = tl.load(
-                before + place[:, None] * before_step + columns[None, :], (row < 0)[:, None] & inside[None, :], 0.0
-            )
-            # as the rows of x are held
-            found += earlier.to(x.dtype.element_ty).to(tl.float32)
-    return found
-
-
-@triton.jit
 def _convolved(  # type: ignore[no-untyped-def]
     x, before, taps, start, rows, columns, time, x_step, before_step, inside, W: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
-    total = _rows_of(x, before, start, rows, columns, time, x_step, before_step, inside, W)
+    total = rows_of(x, before, start, rows, columns, time, x_step, before_step, inside, W)
     if TAPS:
         total *= tl.load(taps + columns * W + (W - 1), inside, 0.0).to(tl.float32)[None, :]
         for back in tl.static_range(1, W):
             tap = tl.load(taps + columns * W + (W - 1 - back), inside, 0.0).to(tl.float32)
-            earlier = _rows_of(x, before, start, rows - back, columns, time, x_step, before_step, inside, W)
+            earlier = rows_of(x, before, start, rows - back, columns, time, x_step, before_step, inside, W)
             total += tap[None, :] * earlier
     return total
 
@@ -259,54 +241,8 @@ def _backward(  # type: ignore[no-untyped-def]
     d = d_s * gate * (1.0 + u * (1.0 - gate))
     C = tl.num_programs(0) * D
     if TAPS and W == 1:
-        seen = _rows_of(here, there, start, rows, columns, time, x_step, before_step, inside, W)
+        seen = rows_of(here, there, start, rows, columns, time, x_step, before_step, inside, W)
         tl.store(d_taps + tl.program_id(1).to(tl.int64) * C + columns, tl.sum(d * seen, 0), inside)
         d *= tl.load(taps + columns, inside, 0.0).to(tl.float32)[None, :]
     out = (batch * time + start) * C + rows[:, None] * C + columns[None, :]
     tl.store(d_u + out, d.to(d_u.dtype.element_ty), kept)
-
-
-@triton.jit
-def _nothing(BT: tl.constexpr, BC: tl.constexpr, W: tl.constexpr):  # type: ignore[no-untyped-def]
-    """W tiles of zeros."""
-    if W == 1:
-        return (tl.zeros((BT, BC), tl.float32),)
-    else:
-        return _nothing(BT, BC, W - 1) + (tl.zeros((BT, BC), tl.float32),)
-
-
-@triton.jit
-def _spread(  # type: ignore[no-untyped-def]
-    x, before, taps, time, x_row, x_step, before_row, before_step, d_u, d_x, d_before, d_taps, C,
-    W: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, ROUNDS: tl.constexpr,
-):  # fmt: skip
-    """The gradient of row t, of the tokens before x where t < 0: sum_j tap_j d_u_{t + w - 1 - j}; and this program's
-    share of that of tap j: sum_t x_t d_u_{t + w - 1 - j}."""
-    tiles = tl.cdiv(time + W - 1, BT * ROUNDS)
-    batch, tile = (tl.program_id(1) // tiles).to(tl.int64), (tl.program_id(1) % tiles).to(tl.int64)
-    columns = tl.program_id(0) * BC + tl.arange(0, BC)
-    inside = columns < C
-    shares = _nothing(BT, BC, W)
-    for turn in range(ROUNDS):
-        first = (tile * ROUNDS + turn) * BT - (W - 1)
-        rows = first + tl.arange(0, BT)
-        own = _rows_of(
-            x + batch * x_row + first * x_step, before + batch * before_row, first, tl.arange(0, BT), columns, time,
-            x_step, before_step, inside, W,
-        )  # fmt: skip
-        total, added = tl.zeros((BT, BC), tl.float32), ()
-        for tap in tl.static_range(W):
-            row = rows + (W - 1 - tap)
-            kept = ((row >= 0) & (row < time))[:, None] & inside[None, :]
-            seen = tl.load(d_u + (batch * time + row)[:, None] * C + columns[None, :], kept, 0.0).to(tl.float32)
-            total += tl.load(taps + columns * W + tap, inside, 0.0).to(tl.float32)[None, :] * seen
-            added = added + (shares[tap] + own * seen,)  # type: ignore[assignment]
-        shares = added
-        here = ((rows >= 0) & (rows < time))[:, None] & inside[None, :]
-        tl.store(d_x + (batch * time + rows)[:, None] * C + columns[None, :], total.to(d_x.dtype.element_ty), here)
-        earlier = (rows < 0)[:, None] & inside[None, :]
-        place = (batch * (W - 1) + rows + (W - 1))[:, None] * C + columns[None, :]
-        tl.store(d_before + place, total.to(d_before.dtype.element_ty), earlier)
-    for tap in tl.static_range(W):
-        share = d_taps + (tl.program_id(1).to(tl.int64) * W + tap) * C
-        tl.store(share + columns, tl.sum(shares[tap], 0), inside)

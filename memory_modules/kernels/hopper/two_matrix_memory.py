@@ -14,13 +14,10 @@ from torch import Tensor
 
 from titanlab.memory_modules.kernels.gates_again import GatesAgain
 from titanlab.memory_modules.kernels.hopper.tiles import INTERPRETED, layout_of_held
-from titanlab.memory_modules.kernels.hopper.two_matrix_chunks import (
-    answer,
-    back_through_queries,
-    back_through_writes,
-)
+from titanlab.memory_modules.kernels.hopper.two_matrix_queries import answer, back_through_queries
 from titanlab.memory_modules.kernels.hopper.two_matrix_walk import walk
 from titanlab.memory_modules.kernels.hopper.two_matrix_walk_back import walk_back
+from titanlab.memory_modules.kernels.hopper.two_matrix_writes import back_through_writes
 from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, padded_to
 from titanlab.memory_modules.kernels.triton_meeting import multiprocessors
 

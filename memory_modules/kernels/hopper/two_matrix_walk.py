@@ -1,7 +1,7 @@
 """The forward walk over the chunks of a memory of two matrices on Hopper: what no chunk can do before its neighbour.
 
-It needs the keys alone; the kernels of two_matrix_chunks compute the rest for all chunks of a stretch at once. The
-equations are those of triton_two_matrix_forward.
+It needs the keys alone; two_matrix_queries and two_matrix_writes compute the rest for all chunks of a stretch at once.
+The equations are those of triton_two_matrix_forward.
 
 The hidden units are cut into slices of BF, one program each, which holds its slice of the memory (or of its gradient)
 in registers, float32, all the way. Only E (backward: g(E)) is a sum over units: each program of a head leaves its part

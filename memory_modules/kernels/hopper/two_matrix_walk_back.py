@@ -1,7 +1,7 @@
 """The backward walk over the chunks of a memory of two matrices on Hopper; letters and tensors as in two_matrix_walk.
 
 It holds g(W1), g(S1), g(W2) and g(S2), and takes what the queries do to a chunk as given; the equations are those of
-triton_two_matrix_backward, less what back_through_queries and back_through_writes of two_matrix_chunks compute.
+triton_two_matrix_backward, less what back_through_queries and back_through_writes compute.
 """
 
 from triton.language import constexpr
