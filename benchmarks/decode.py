@@ -86,8 +86,8 @@ def bench_decode(benchmark: DecodeBenchmark, device: torch.device) -> Result:
     def result(*, finished: bool) -> Result:
         return Result(title, COLUMNS, rows, facts, _notes(benchmark, rows), finished)
 
-    benchmark.keep(result(finished=False))
     for streamed in benchmark.models.built(device):
+        benchmark.keep(result(finished=False))
         for row in model_rows(streamed, benchmark):
             rows.append(row)
             benchmark.keep(result(finished=False))

@@ -16,8 +16,8 @@ class Followed:
     tell: Callable[[str], None] = field(default=lambda text: None, compare=False)
     """Is told what is measured next."""
     keep: Callable[[Result], None] = field(default=lambda result: None, compare=False)
-    """Is given all that was measured so far: nothing before the first row, so that no older result is taken for this
-    one, then after every row, so that what is cut has not run for nothing."""
+    """Is given all that was measured so far: before the first row, once a model could be built, so that no older result
+    is taken for this one, and after every row, so that what is cut has not run for nothing."""
 
     def plain_settings(self, *apart: str) -> dict[str, Any]:
         """What the JSON file has as it stands: all but the fields named and those above."""

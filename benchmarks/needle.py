@@ -49,8 +49,8 @@ def bench_needle(benchmark: NeedleBenchmark, device: torch.device) -> Result:
     def result(*, finished: bool) -> Result:
         return Result(title, COLUMNS, rows, facts, notes, finished)
 
-    benchmark.keep(result(finished=False))
     for streamed in benchmark.models.built(device):
+        benchmark.keep(result(finished=False))
         benchmark.tell(f"{streamed.name}: needles in up to {max(benchmark.needles.lengths):,} bytes")
         if not streamed.trained:
             chance = f"a guess finds {benchmark.needles.chance:.0e} of them"

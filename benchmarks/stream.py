@@ -65,8 +65,8 @@ def bench_stream(benchmark: StreamBenchmark, device: torch.device) -> Result:
         ConfigError: a model cannot be built, or the length is none.
     """
     found = _Found(benchmark, device)
-    benchmark.keep(found.result(finished=False))
     for streamed in benchmark.models.built(device):
+        benchmark.keep(found.result(finished=False))
         benchmark.tell(f"{streamed.name}: {benchmark.length:,} tokens")
         name = found.free_name(streamed.name)
         found.end(name, course_of(streamed, benchmark, partial(found.read_on, name)))
