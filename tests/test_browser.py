@@ -94,15 +94,28 @@ def test_the_link_shows_the_trials_charts_the_objective_first(page, link, keep):
     keep("curves")
 
 
+def columns_of(page) -> list[str]:
+    """The table's columns from left to right, which it makes only where it is scrolled to."""
+    places: dict[str, int] = {}
+    scroll = page.locator(".ag-body-horizontal-scroll-viewport").first
+    for left in range(0, 3000, 150):
+        scroll.evaluate("(element, left) => { element.scrollLeft = left }", left)
+        page.wait_for_timeout(50)
+        cells = page.locator(".ag-header-cell[col-id]").evaluate_all(
+            "cells => cells.map(cell => [cell.getAttribute('col-id'), Number(cell.getAttribute('aria-colindex'))])"
+        )
+        places |= dict(cells)
+    scroll.evaluate("element => { element.scrollLeft = 0 }")
+    return sorted(places, key=lambda name: places[name])
+
+
 def test_the_trials_are_compared_side_by_side(page, link, keep):
     page.goto(link.replace("compareRunsMode=CHART", "compareRunsMode=TABLE"))
-    header = page.locator(".ag-header-cell")
-    header.first.wait_for()
+    wanted = ["metrics.`final/loss`", "params.`model.memory.keep`", "params.`model.expansion`", "params.`train.seed`"]
+    page.locator(f".ag-header-cell[col-id='{wanted[0]}']").first.wait_for(state="attached")  # comes after the others
     page.get_by_text("keep=0.5 expansion=1 seed=0").wait_for()
     keep("columns")
-    columns = [name for name in header.evaluate_all("cells => cells.map(cell => cell.getAttribute('col-id'))") if name]
-    wanted = ["metrics.`final/loss`", "params.`model.memory.keep`", "params.`model.expansion`", "params.`train.seed`"]
-    assert [name for name in columns if name in wanted] == wanted
+    assert [name for name in columns_of(page) if name in wanted] == wanted
     page.locator(".ag-header-cell input[type=checkbox]").first.check(force=True)
     page.get_by_role("button", name="Compare").click()
     page.get_by_text("Comparing 8 Runs").wait_for()
