@@ -6,20 +6,15 @@ A process of its own, because Triton decides at import whether kernels are inter
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import re
 import sys
 from itertools import pairwise
 from typing import Any
 from unittest import mock
 
 import torch
-from hopper_compilation import Launch, Recorder, plain_gates
-from torch import Tensor
+from hopper_compilation import Launch, Recorder, compiled, plain_gates
 
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
 MULTIPROCESSORS = 132
 
 
@@ -54,32 +49,6 @@ def launches_of(
         torch.autograd.backward(results, [torch.ones_like(x) for x in results])
     assert {launch.kernel for launch in launches} == set(kernels.values()), "a kernel that is never launched"
     return list({launch.name: launch for launch in launches}.values())
-
-
-def compiled(launch: Launch) -> dict[str, int]:
-    """Bytes of shared memory that a program takes, and that a thread of any of its functions spills."""
-    import triton
-    from triton import knobs
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    signature, constants, aligned = {}, {}, {}
-    for number, parameter in enumerate(launch.kernel.params):
-        name, x = parameter.name, launch.arguments[parameter.name]
-        if parameter.is_constexpr:
-            signature[name], constants[name] = "constexpr", x
-        elif isinstance(x, Tensor):
-            signature[name], aligned[(number,)] = TYPES[x.dtype], [["tt.divisibility", 16]]
-        else:
-            signature[name] = "i32"
-    source, log = ASTSource(launch.kernel, signature, constants, aligned), io.StringIO()
-    with contextlib.redirect_stdout(log), knobs.compilation.scope(), knobs.nvidia.scope():
-        knobs.compilation.always_compile = knobs.nvidia.dump_ptxas_log = True
-        done = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=launch.options)
-    said = log.getvalue()
-    found = re.findall(r"(\d+) bytes spill stores", said)
-    assert found, f"ptxas said nothing of spills: {said}"
-    return {"shared": done.metadata.shared, "stored": max(map(int, found))}
 
 
 def main(case: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ CASES = [
     Case("64 wide, 256 hidden, few multiprocessors", multiprocessors=4),
     Case("50 wide, 200 hidden", dim=50, hidden=200, chunk=48, residual=True, activation="tanh"),
 ]
-TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
 
 
 class Launch(NamedTuple):
@@ -108,10 +108,12 @@ def plain_gates(keep: Tensor | None, momentum: Tensor | None, step: Tensor, dtyp
 
 
 def compiled(launch: Launch) -> dict[str, int]:
-    """Bytes of shared memory that a program takes, and that each of its threads spills, stored and loaded."""
+    """Bytes of shared memory that a program takes, and that a thread spills in the worst of its functions, stored and
+    loaded."""
     import triton
     from triton import knobs
     from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
     from triton.experimental.gluon._runtime import GluonASTSource
 
     signature, constants, aligned = {}, {}, {}
@@ -123,7 +125,8 @@ def compiled(launch: Launch) -> dict[str, int]:
             signature[name], aligned[(number,)] = TYPES[x.dtype], [["tt.divisibility", 16]]
         else:
             signature[name] = "i32"
-    source, log = GluonASTSource(launch.kernel, signature, constants, aligned), io.StringIO()
+    language = GluonASTSource if launch.kernel.is_gluon() else ASTSource
+    source, log = language(launch.kernel, signature, constants, aligned), io.StringIO()
     with contextlib.redirect_stdout(log), knobs.compilation.scope(), knobs.nvidia.scope():
         knobs.compilation.always_compile = knobs.nvidia.dump_ptxas_log = True
         done = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=launch.options)

@@ -51,7 +51,8 @@ class SdpaBackend(AttentionBackend):
 
 
 def comes_again(call: Call) -> bool:
-    """Whether another call may have its shape: a cache grows with every call, unless it fills a window."""
+    """Whether calls have its shape again and again: a cache grows with every call until it fills a window or, in
+    `mac`, until its segment ends."""
     return call.past == 0 or (isinstance(call.pattern, SlidingWindow) and call.past >= call.pattern.window - 1)
 
 

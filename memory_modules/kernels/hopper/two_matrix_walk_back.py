@@ -132,14 +132,12 @@ def walk_back(  # type: ignore[no-untyped-def]
             from_error, z, by_w = begun(error, w2_, L), begun(key, w1_, L), begun(key, g_w_, L)
             ends = d_ends + slice_ * (2 * p * BD * BF) + tile
             lang.store(ends, copied(g_w_, BF))
-            by_s = by_w
             if MOMENTUM:
                 by_s = begun(key, g_s_, L)
                 lang.store(ends + 2 * BD * BF, copied(g_s_, BF))
                 from_error, z, by_w, by_s = done((from_error, z, by_w, by_s))
             else:
                 from_error, z, by_w = done((from_error, z, by_w))
-                by_s = by_w
             x, slope, curve = value_slope_curvature(z, ACTIVATION)
             x_ = put(at(x_room, zero), x)
             slope, bent = half(slope), half(from_error * curve)
