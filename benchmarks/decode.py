@@ -25,6 +25,7 @@ from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.streaming.prefill import read_to
 from titanlab.platform.streaming.stream import default_piece
 from titanlab.platform.streaming.tokens import RandomTokens
+from titanlab.platform.tasks.evaluation import device_of
 
 COLUMNS = [
     "model", "context", "batch", "median_ms", "p90_ms", "tokens_per_second", "state_mb", "by", "prefill_s", "remark",
@@ -106,7 +107,9 @@ class _Decoded:
     def __init__(self, streamed: StreamedModel, benchmark: DecodeBenchmark) -> None:
         self.model, self.name, self.benchmark = streamed.model, streamed.name, benchmark
         self.tokens = RandomTokens(self.model.vocab_size, 1, benchmark.models.seed)
-        self.reader = Session(self.model, precision=benchmark.precision, graphs="none")
+        # pieces of a long context are alike, too; without graphs `mac` waits for Python, thousands of kernels a piece
+        records = benchmark.graphs != "none" and device_of(self.model).type == "cuda"
+        self.reader = Session(self.model, precision=benchmark.precision, graphs="all" if records else "none")
         self.reached, self.ended = 0, ""
         self.until = math.inf if benchmark.seconds is None else time.perf_counter() + benchmark.seconds
         self.sessions = {

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterator
 from threading import Thread
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as torch_flex
 
-from titanlab.architectures.attention import flash, flex, sdpa
+from titanlab.architectures.attention import flash, flex, in_parts, sdpa
 from titanlab.architectures.attention.backend import (
     Call,
     CallInStreams,
@@ -29,7 +29,8 @@ from titanlab.architectures.attention.backend import (
 from titanlab.architectures.attention.flash import FlashBackend
 from titanlab.architectures.attention.flash_kernels import kernel_for
 from titanlab.architectures.attention.flex import FlexBackend, block_mask
-from titanlab.architectures.attention.in_parts import CpuPart
+from titanlab.architectures.attention.in_parts import CpuPart, CudnnPart
+from titanlab.architectures.attention.merging import Part
 from titanlab.architectures.attention.sdpa import SdpaBackend
 from titanlab.architectures.attention.selection import BACKENDS
 from titanlab.architectures.attention.without_cudnn import without_cudnn
@@ -194,6 +195,22 @@ def test_torch_attends_in_parts_as_it_does_with_a_mask(count: int, prefix: int, 
     monkeypatch.setattr(sdpa, "_causal", None)
     for actual, wanted in zip(outputs(SdpaBackend(), call, leaves), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("heads_side_by_side", [False, True])
+def test_cudnns_gradient_is_given_the_output_in_the_layout_of_queries(heads_side_by_side: bool, monkeypatch) -> None:
+    given: list[Tensor] = []
+
+    def backward(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *rest: Any, scale: float) -> Any:
+        given.append(out)
+        return q, k, v
+
+    monkeypatch.setattr(in_parts, "_aten", SimpleNamespace(_scaled_dot_product_cudnn_attention_backward=backward))
+    out = torch.randn(2, 5, 3, 4).transpose(1, 2)  # heads of a token side by side
+    q = torch.randn_like(out) if heads_side_by_side else torch.randn(2, 3, 5, 4)
+    CudnnPart().backward(out, q, q, q, Part(out, torch.zeros(2, 3, 5)), (None,) * 6, 0.5, causal=True)
+    assert torch.equal(given[0], out) and given[0].stride() == q.stride()
+    assert (given[0] is out) == heads_side_by_side  # copied only where it must be
 
 
 def test_what_has_a_window_or_is_one_kernel_is_not_computed_in_parts(monkeypatch) -> None:

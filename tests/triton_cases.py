@@ -143,7 +143,7 @@ ON_A_GPU = [
     Case("four matrices, many heads, no momentum", dtype="bfloat16", gates="keep near 1 only", batch=10, time=520,
          heads=16, dim=64, chunk=64, hidden=256, depth=4),
     Case("131,072 tokens", dtype="bfloat16", gates="layer", time=131_072, heads=1, dim=64, chunk=64),
-    Case("two matrices, 32,768 tokens", dtype="bfloat16", gates="still", time=32_768, heads=1, dim=64, chunk=64,
+    Case("two matrices, 131,072 tokens", dtype="bfloat16", gates="still", time=131_072, heads=1, dim=64, chunk=64,
          hidden=256),
     Case("three matrices, 32,768 tokens", dtype="bfloat16", gates="still", time=32_768, heads=1, dim=64, chunk=64,
          hidden=256, depth=3),

@@ -79,12 +79,19 @@ class CudnnPart(PartKernel):
         self, d_out: Queries, q: Queries, k: Keys, v: Keys, whole: Part, rest: Sequence[Any], scale: float, causal: bool
     ) -> tuple[Queries, Keys, Keys]:
         lengths, random = rest[:4], rest[4:]
+        out = _in_layout_of(q, whole.out)
         with torch._C._AutoDispatchBelowAutograd():  # which would ask for a bias
             gradients = _aten._scaled_dot_product_cudnn_attention_backward(
-                d_out, q, k, v, whole.out, whole.log_sum.unsqueeze(-1), *random, None, *lengths, 0.0, causal,
-                scale=scale,
-            )  # fmt: skip
+                d_out, q, k, v, out, whole.log_sum.unsqueeze(-1), *random, None, *lengths, 0.0, causal, scale=scale
+            )
         return cast(tuple[Tensor, Tensor, Tensor], gradients)
+
+
+def _in_layout_of(q: Queries, out: Queries) -> Queries:
+    """The output as cuDNN's own would stand in memory: torch keeps a plan of the gradient for sizes and strides of q, k
+    and v alone, and one made for another layout of the output reads the wrong numbers without a word."""
+    laid_out = torch.empty_like(q)
+    return out if out.stride() == laid_out.stride() else laid_out.copy_(out)
 
 
 class CpuPart(PartKernel):
