@@ -109,7 +109,7 @@ class Mac(Architecture):
             ms.append(m)
         if not ys:
             return x, state
-        return gated_by(torch.cat(ys, 1), torch.cat(ms, 1), self.gate_norm, added=x), state
+        return gated_by(ys, ms, self.gate_norm, added=x), state
 
     def _segments(self, tokens: int, past: int) -> list[int]:
         """Lengths of the pieces that belong to one segment each, the first of which has seen `past` tokens."""

@@ -81,4 +81,4 @@ class Mag(Architecture):
         inputs, prefix = self.norm(x), self.norm(self.persistent(x.shape[0]))
         y, window = self.attention(inputs, prefix, state.window)
         m, memory = self.memory(inputs, state.memory)
-        return gated_by(self.attention_norm(y), m, self.gate_norm, added=x), MagState(memory, window)
+        return gated_by([self.attention_norm(y)], [m], self.gate_norm, added=x), MagState(memory, window)

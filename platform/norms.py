@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,19 +29,28 @@ class RMSNorm(nn.RMSNorm):
         return torch.finfo(self.weight.dtype).eps if self.eps is None else self.eps
 
 
-def gated_by(y: Tensor, m: Tensor, norm: RMSNorm, *, added: Tensor | None = None) -> Tensor:
-    """y sigmoid(norm(m)), plus what is added."""
-    if kernels_take(y, m, norm.weight, added) and y.ndim == 3:
-        from titanlab.platform.fused_kernels.normed_rows import WIDEST, normed_rows
+def gated_by(ys: Sequence[Tensor], ms: Sequence[Tensor], norm: RMSNorm, *, added: Tensor | None = None) -> Tensor:
+    """y sigmoid(norm(m)), plus what is added.
 
-        if m.shape[-1] <= WIDEST:
-            dtype = torch.promote_types(y.dtype, compute_type(m))
+    Args:
+        ys: y in pieces along time, [b, t_i, dim] each.
+        ms: m in the same pieces.
+        norm: of m.
+        added: [b, t, dim], t the sum of all t_i.
+    """
+    if kernels_take(*ys, *ms, norm.weight, added) and ys[0].ndim == 3:
+        from titanlab.platform.fused_kernels.normed_rows import WIDEST, normed_pieces
+
+        if ms[0].shape[-1] <= WIDEST:
+            dtype = torch.promote_types(ys[0].dtype, compute_type(ms[0]))
             dtype = dtype if added is None else torch.promote_types(dtype, added.dtype)
-            other, before = y.unsqueeze(2), None if added is None else added.unsqueeze(2)
-            rows = normed_rows(
-                m.unsqueeze(2), norm.weight, norm.epsilon, dtype, use="sigmoid", other=other, added=before
-            )
+            others, before = [y.unsqueeze(2) for y in ys], None if added is None else added.unsqueeze(2)
+            rows = normed_pieces(
+                [m.unsqueeze(2) for m in ms], norm.weight, norm.epsilon, dtype, use="sigmoid", others=others,
+                added=before,
+            )  # fmt: skip
             return rows.squeeze(2)
+    y, m = (pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), 1) for pieces in (ys, ms))
     gated = _gated(y, m, norm.weight, norm.epsilon, compute_type(m))
     return gated if added is None else added + gated
 

@@ -87,7 +87,8 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
         layer = RMSNorm(h * d, eps=1e-5, device="meta")
         del layer.weight
         layer.weight = weight  # type: ignore[assignment]
-        return [gated_by(y, m, layer, added=x), gated_by(y, m, layer)]
+        pieces = [tensor.split([1, t - 1], 1) for tensor in (y, m)]
+        return [gated_by([y], [m], layer, added=x), gated_by([y], [m], layer), gated_by(*pieces, layer, added=x)]
 
     def halves(x: Tensor) -> Sequence[Tensor]:
         return [swiglu(x), swiglu(x[:, :, : h * d])]

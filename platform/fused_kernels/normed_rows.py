@@ -9,6 +9,8 @@ sigmoid  other * sigmoid(n), and what is added to it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -50,56 +52,86 @@ def normed_rows(
     Returns:
         [b, t, h, d], contiguous.
     """
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    other = other if other is None or other.stride(-1) == 1 else other.contiguous()
-    return _NormedRows.apply(x, weight, other, None if added is None else added.contiguous(), eps, dtype, use)
+    return normed_pieces([x], weight, eps, dtype, use=use, others=[] if other is None else [other], added=added)
 
 
-class _NormedRows(torch.autograd.Function):
+def normed_pieces(
+    xs: Sequence[Tensor],
+    weight: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    *,
+    use: Use = "plain",
+    others: Sequence[Tensor] = (),
+    added: Tensor | None = None,
+) -> Tensor:
+    """The same of x and other in pieces along time, [b, t_i, h, d] each: they are never put together, and each gets a
+    gradient of its own storage.
+
+    Returns:
+        [b, t, h, d], contiguous, t the sum of all t_i.
+    """
+    rows = [x if x.stride(-1) == 1 else x.contiguous() for x in (*xs, *others)]
+    return _NormedPieces.apply(weight, None if added is None else added.contiguous(), eps, dtype, use, len(xs), *rows)
+
+
+class _NormedPieces(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, other: Tensor | None, added: Tensor | None, eps: float,
-        dtype: torch.dtype, use: Use,
+        ctx: Any, weight: Tensor, added: Tensor | None, eps: float, dtype: torch.dtype, use: Use, count: int,
+        *rows: Tensor,
     ) -> Tensor:  # fmt: skip
-        y = torch.empty(x.shape, dtype=dtype, device=x.device)
-        call = _Call(x, weight, other, eps, use)
-        _forward[call.grid(1)](
-            *call.inputs, y if added is None else added, y, *call.sizes, ADDED=added is not None, **call.constants
-        )
-        ctx.save_for_backward(x, weight, other)
-        ctx.eps, ctx.use, ctx.added = eps, use, None if added is None else added.dtype
+        xs = rows[:count]
+        batch, _, heads, dim = xs[0].shape
+        y = torch.empty(batch, sum(x.shape[1] for x in xs), heads, dim, dtype=dtype, device=weight.device)
+        for call, place in _calls(weight, eps, use, count, rows):
+            before = y if added is None else added
+            _forward[call.grid(1)](
+                *call.inputs, before[:, place], y[:, place], *call.sizes, y.stride(0), ADDED=added is not None,
+                **call.constants,
+            )  # fmt: skip
+        ctx.save_for_backward(weight, *rows)
+        ctx.eps, ctx.use, ctx.count, ctx.added = eps, use, count, None if added is None else added.dtype
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, other = ctx.saved_tensors
-        call = _Call(x, weight, other, ctx.eps, ctx.use)
-        d_y, grid = d_y.contiguous(), call.grid(ROUNDS)
-        d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        d_other = d_x if other is None else torch.empty(x.shape, dtype=other.dtype, device=x.device)
-        d_weight = torch.empty(grid[0] * grid[1], x.shape[3], dtype=torch.float32, device=x.device)
-        _backward[grid](*call.inputs, d_y, d_x, d_other, d_weight, *call.sizes, ROUNDS=ROUNDS, **call.constants)
-        return (
-            d_x,
-            d_weight.sum(0).to(weight.dtype),
-            None if other is None else d_other,
-            None if ctx.added is None else d_y.to(ctx.added),
-            None,
-            None,
-            None,
-        )
+        weight, *rows = ctx.saved_tensors
+        d_y = d_y.contiguous()
+        d_rows = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in rows]
+        calls = _calls(weight, ctx.eps, ctx.use, ctx.count, rows)
+        grids = [call.grid(ROUNDS) for call, _ in calls]
+        ends = list(accumulate(across * batch for across, batch in grids))
+        d_weight = torch.empty(ends[-1], weight.shape[0], dtype=torch.float32, device=weight.device)
+        for piece, ((call, place), grid) in enumerate(zip(calls, grids, strict=True)):
+            d_x, d_other = d_rows[piece], d_rows[piece - ctx.count]  # the other one's, if there is one
+            _backward[grid](
+                *call.inputs, d_y[:, place], d_x, d_other, d_weight[ends[piece] - grid[0] * grid[1] :], *call.sizes,
+                d_y.stride(0), ROUNDS=ROUNDS, **call.constants,
+            )  # fmt: skip
+        d_added = None if ctx.added is None else d_y.to(ctx.added)
+        return d_weight.sum(0).to(weight.dtype), d_added, None, None, None, None, *d_rows
+
+
+def _calls(weight: Tensor, eps: float, use: Use, count: int, rows: Sequence[Tensor]) -> list[tuple[_Call, slice]]:
+    """Of each piece, and which tokens of the whole it is."""
+    xs, others = rows[:count], rows[count:] or rows
+    ends = list(accumulate(x.shape[1] for x in xs))
+    return [
+        (_Call(x, weight, other, eps, use), slice(end - x.shape[1], end))
+        for x, other, end in zip(xs, others, ends, strict=True)
+    ]
 
 
 class _Call:
-    """Sizes and arguments that the kernels of one call share."""
+    """Sizes and arguments that the kernels of one piece share."""
 
-    def __init__(self, x: Tensor, weight: Tensor, other: Tensor | None, eps: float, use: Use) -> None:
+    def __init__(self, x: Tensor, weight: Tensor, other: Tensor, eps: float, use: Use) -> None:
         batch, time, heads, dim = x.shape
-        beside = x if other is None else other
         self.batch, self.rows = batch, time * heads
-        self.inputs = (x, weight, beside)
-        self.sizes = (self.rows, heads, *x.stride()[:3], *beside.stride()[:3], eps)
+        self.inputs = (x, weight, other)
+        self.sizes = (self.rows, heads, *x.stride()[:3], *other.stride()[:3], eps)
         width = triton.next_power_of_2(dim)
         self.block = max(1, NUMBERS // width)
         self.constants = {"USE": use, "D": dim, "BR": self.block, "BD": width}
@@ -110,7 +142,7 @@ class _Call:
 
 @triton.jit
 def _forward(  # type: ignore[no-untyped-def]
-    x, weight, other, added, y, total, H, x_row, x_step, x_head, other_row, other_step, other_head, eps,
+    x, weight, other, added, y, total, H, x_row, x_step, x_head, other_row, other_step, other_head, eps, y_row,
     ADDED: tl.constexpr, USE: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     batch, first = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64) * BR
@@ -121,7 +153,7 @@ def _forward(  # type: ignore[no-untyped-def]
     here = here.to(tl.float32)
     n = here * tl.rsqrt(tl.sum(here * here, 1) / D + eps)[:, None]
     n *= tl.load(weight + columns, columns < D, 0.0).to(tl.float32)[None, :]
-    place = (batch * total + rows)[:, None] * D + columns[None, :]
+    place = batch * y_row + rows[:, None] * D + columns[None, :]
     if USE != "plain":
         o = tl.load(
             other + batch * other_row + (time * other_step + head * other_head)[:, None] + columns[None, :], inside, 0.0
@@ -135,7 +167,7 @@ def _forward(  # type: ignore[no-untyped-def]
 @triton.jit
 def _backward(  # type: ignore[no-untyped-def]
     x, weight, other, d_y, d_x, d_other, d_weight, total, H, x_row, x_step, x_head, other_row, other_step, other_head,
-    eps, ROUNDS: tl.constexpr, USE: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
+    eps, y_row, ROUNDS: tl.constexpr, USE: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     batch, columns = tl.program_id(1).to(tl.int64), tl.arange(0, BD)
     w = tl.load(weight + columns, columns < D, 0.0).to(tl.float32)
@@ -149,7 +181,7 @@ def _backward(  # type: ignore[no-untyped-def]
         scale = tl.rsqrt(tl.sum(here * here, 1) / D + eps)
         unit = here * scale[:, None]
         place = (batch * total + rows)[:, None] * D + columns[None, :]
-        d = tl.load(d_y + place, inside, 0.0).to(tl.float32)
+        d = tl.load(d_y + batch * y_row + rows[:, None] * D + columns[None, :], inside, 0.0).to(tl.float32)
         if USE != "plain":
             o = tl.load(
                 other + batch * other_row + (time * other_step + head * other_head)[:, None] + columns[None, :],
