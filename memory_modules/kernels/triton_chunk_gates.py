@@ -23,6 +23,10 @@ def chunk_gates_on_gpu(
     return ChunkGates(*_ChunkGates.apply(keep, momentum, step, inner_type))
 
 
+SOME = 8
+"""Rows that the gradient holds at once."""
+
+
 class _ChunkGates(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -46,11 +50,13 @@ class _ChunkGates(torch.autograd.Function):
         n, g, c = step.shape
         d_step = torch.empty_like(step)
         d_keep, d_momentum = (None if gate is None else torch.empty_like(gate) for gate in (keep, momentum))
+        options = _options(ctx, keep, momentum, step)
+        marks = step.new_empty(n * g, triton.cdiv(c, SOME), 2, options["BC"])
         _backward[(n * g,)](
             step if keep is None else keep, step if momentum is None else momentum, step,
             *(x.contiguous() for x in d_gates),
-            d_step if d_keep is None else d_keep, d_step if d_momentum is None else d_momentum, d_step,
-            **_options(ctx, keep, momentum, step),
+            d_step if d_keep is None else d_keep, d_step if d_momentum is None else d_momentum, d_step, marks,
+            SOME=SOME, **options,
         )  # fmt: skip
         return d_keep, d_momentum, d_step, None
 
@@ -109,12 +115,13 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward(  # type: ignore[no-untyped-def]
-    keep, momentum, step, d_read, d_inner, d_write, d_mix, d_keep, d_momentum, d_step,
-    c: tl.constexpr, BC: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr,
+    keep, momentum, step, d_read, d_inner, d_write, d_mix, d_keep, d_momentum, d_step, marks,
+    c: tl.constexpr, BC: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """The same backward, some rows at a time from the last to the first, each time after the rows before them again."""
+    """The same once more, which leaves marks before every `SOME` rows, then backward from the last rows to the first,
+    each time after these rows again from their mark."""
     p: tl.constexpr = 2 if MOMENTUM else 1
-    SOME: tl.constexpr = 8
+    BLOCKS: tl.constexpr = (c + SOME - 1) // SOME
     place = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, BC)
     token = lanes < c
@@ -128,17 +135,35 @@ def _backward(  # type: ignore[no-untyped-def]
         g_gamma, g_surprise = tl.load(d_mix + place * 4 + 1), tl.load(d_mix + place * 4 + 3)
         d_felt = tl.load(d_write + (gates + lanes) * p + 1, token, 0.0)
         g_h = d_felt * rate
-    for back in range(tl.cdiv(c, SOME)):
-        begin = tl.program_id(1) + (tl.cdiv(c, SOME) - 1 - back) * SOME  # 0 + ...: the interpreter wants a tensor
-        m, h, a, surprise, gamma = zeros, zeros, 1.0, 1.0, 0.0
-        for t in range(begin):
+    marks += place * (BLOCKS * 2 * BC) + lanes
+    m, h, a, surprise, gamma = zeros, zeros, 1.0, 1.0, 0.0
+    marks_a, marks_surprise, marks_gamma = zeros, zeros, zeros  # in the lane of their number
+    for block in range(BLOCKS):
+        tl.store(marks + block * 2 * BC, m)
+        tl.store(marks + block * 2 * BC + BC, h)
+        marks_a, marks_surprise = (
+            tl.where(lanes == block, a, marks_a),
+            tl.where(lanes == block, surprise, marks_surprise),
+        )
+        marks_gamma = tl.where(lanes == block, gamma, marks_gamma)
+        for row in tl.static_range(SOME):
             m, h, a, surprise, gamma = _row(
-                keep + gates, momentum + gates, m, h, a, surprise, gamma, t, lanes, c, KEEP, MOMENTUM, False
+                keep + gates, momentum + gates, m, h, a, surprise, gamma, block * SOME + row, lanes, c, KEEP, MOMENTUM
             )
+    tl.debug_barrier()  # the marks are there for every lane
+    for back in range(BLOCKS):
+        block = tl.program_id(1) + BLOCKS - 1 - back  # 0 + ...: the interpreter wants a tensor
+        begin = block * SOME
+        m, h = tl.load(marks + block * 2 * BC), tl.load(marks + block * 2 * BC + BC)
+        a, surprise = (
+            tl.sum(tl.where(lanes == block, marks_a, 0.0)),
+            tl.sum(tl.where(lanes == block, marks_surprise, 0.0)),
+        )
+        gamma = tl.sum(tl.where(lanes == block, marks_gamma, 0.0))
         ms, hs, others = (m,), (h,), ((a, surprise, gamma),)
         for row in tl.static_range(SOME):
             m, h, a, surprise, gamma = _row(
-                keep + gates, momentum + gates, m, h, a, surprise, gamma, begin + row, lanes, c, KEEP, MOMENTUM, True
+                keep + gates, momentum + gates, m, h, a, surprise, gamma, begin + row, lanes, c, KEEP, MOMENTUM
             )
             ms, hs, others = ms + (m,), hs + (h,), others + ((a, surprise, gamma),)  # type: ignore[assignment]
         if MOMENTUM:
@@ -147,7 +172,7 @@ def _backward(  # type: ignore[no-untyped-def]
         for row in tl.static_range(SOME):
             t = begin + SOME - 1 - row
             line = gates + tl.minimum(t, c - 1)
-            kept, carried = _gates_of_row(keep + gates, momentum + gates, t, c, KEEP, MOMENTUM, True)
+            kept, carried = _gates_of_row(keep + gates, momentum + gates, t, c, KEEP, MOMENTUM)
             d_row = tl.load(d_inner + line * c + lanes, token, 0.0).to(tl.float32)
             d_row = tl.where(t < c, d_row, 0.0)
             d_row += tl.where(t == c - 1, d_last, 0.0)
@@ -178,10 +203,9 @@ def _backward(  # type: ignore[no-untyped-def]
 @triton.jit
 def _row(  # type: ignore[no-untyped-def]
     keep, momentum, m, h, a, surprise, gamma, t, lanes, c: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr,
-    BEYOND: tl.constexpr,
 ):  # fmt: skip
     """A H, H, a, h and gamma of row t from those of the row before."""
-    kept, carried = _gates_of_row(keep, momentum, t, c, KEEP, MOMENTUM, BEYOND)
+    kept, carried = _gates_of_row(keep, momentum, t, c, KEEP, MOMENTUM)
     if MOMENTUM:
         h = tl.where(lanes == t, 1.0, carried * h)
         m = kept * m + h
@@ -194,12 +218,12 @@ def _row(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _gates_of_row(  # type: ignore[no-untyped-def]
-    keep, momentum, t, c: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr, BEYOND: tl.constexpr
+    keep, momentum, t, c: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr
 ):  # fmt: skip
-    """keep and momentum of row t; 1 where t is BEYOND the last row, which leaves h and all gradients."""
+    """keep and momentum of row t; 1 where t is beyond the last row, which leaves h and all gradients."""
     kept, carried = 1.0, 1.0
     if KEEP:
-        kept = tl.where(t < c, tl.load(keep + tl.minimum(t, c - 1)), 1.0) if BEYOND else tl.load(keep + t)
+        kept = tl.where(t < c, tl.load(keep + tl.minimum(t, c - 1)), 1.0)
     if MOMENTUM:
-        carried = tl.where(t < c, tl.load(momentum + tl.minimum(t, c - 1)), 1.0) if BEYOND else tl.load(momentum + t)
+        carried = tl.where(t < c, tl.load(momentum + tl.minimum(t, c - 1)), 1.0)
     return kept, carried
