@@ -141,11 +141,9 @@ def _backward(  # type: ignore[no-untyped-def]
     for block in range(BLOCKS):
         tl.store(marks + block * 2 * BC, m)
         tl.store(marks + block * 2 * BC + BC, h)
-        marks_a, marks_surprise = (
-            tl.where(lanes == block, a, marks_a),
-            tl.where(lanes == block, surprise, marks_surprise),
-        )
-        marks_gamma = tl.where(lanes == block, gamma, marks_gamma)
+        here = lanes == block
+        marks_a, marks_gamma = tl.where(here, a, marks_a), tl.where(here, gamma, marks_gamma)
+        marks_surprise = tl.where(here, surprise, marks_surprise)
         for row in tl.static_range(SOME):
             m, h, a, surprise, gamma = _row(
                 keep + gates, momentum + gates, m, h, a, surprise, gamma, block * SOME + row, lanes, c, KEEP, MOMENTUM
@@ -155,11 +153,9 @@ def _backward(  # type: ignore[no-untyped-def]
         block = tl.program_id(1) + BLOCKS - 1 - back  # 0 + ...: the interpreter wants a tensor
         begin = block * SOME
         m, h = tl.load(marks + block * 2 * BC), tl.load(marks + block * 2 * BC + BC)
-        a, surprise = (
-            tl.sum(tl.where(lanes == block, marks_a, 0.0)),
-            tl.sum(tl.where(lanes == block, marks_surprise, 0.0)),
-        )
-        gamma = tl.sum(tl.where(lanes == block, marks_gamma, 0.0))
+        here = lanes == block
+        a, gamma = tl.sum(tl.where(here, marks_a, 0.0)), tl.sum(tl.where(here, marks_gamma, 0.0))
+        surprise = tl.sum(tl.where(here, marks_surprise, 0.0))
         ms, hs, others = (m,), (h,), ((a, surprise, gamma),)
         for row in tl.static_range(SOME):
             m, h, a, surprise, gamma = _row(
