@@ -10,21 +10,26 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+from unittest import mock
 
 import torch
 from torch import Tensor
 
+from titanlab.architectures.attention.backend import Call, Causal, Prefix
+from titanlab.architectures.attention.in_parts import CpuPart, FewKeysPart, FlashPart, attend_in_parts
 from titanlab.architectures.attention.merging import Part, merged
 from titanlab.architectures.attention.rotary import rotate, rotation
 from titanlab.memory_modules.layer import _gated_output, _queries, _queries_keys_values
 from titanlab.memory_modules.rules.deep_memory import DeepMemoryState, read_deep_memory
 from titanlab.platform.architecture import ARCHITECTURES
+from titanlab.platform.fused_kernels import few_keys
 from titanlab.platform.fused_kernels.choice import kernels_take, plain_torch
 from titanlab.platform.fused_kernels.turned_pieces import turned_pieces
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.model import swiglu
 from titanlab.platform.norms import RMSNorm, gated_by, rms_norm
+from titanlab.platform.training.losses import _chunked
 
 Function: TypeAlias = Callable[..., Sequence[Tensor]]
 
@@ -50,6 +55,29 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.what}, {self.dtype}, {list(self.shapes.values())}"
+
+
+class OfFewKeys(torch.autograd.Function):
+    """One softmax over some keys and over others of which the output and the sum are given."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, other: Tensor, other_sum: Tensor) -> tuple[Tensor, Tensor]:
+        part = FewKeysPart().forward(q, k, v, q.shape[-1] ** -0.5, causal=False).part
+        whole = Part(merged([part, Part(other, other_sum)]), torch.logaddexp(part.log_sum, other_sum))
+        ctx.save_for_backward(q, k, v, other, other_sum, *whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor, d_log_sum: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, other, other_sum, *whole = ctx.saved_tensors
+        out, log_sum = whole
+        programs = few_keys.PROGRAMS if q.is_cuda else 2  # so that one takes several blocks of few queries too
+        with mock.patch.object(few_keys, "PROGRAMS", programs):
+            part, scale = Part(out, log_sum), q.shape[-1] ** -0.5
+            found = FewKeysPart().backward(d_out, q, k, v, part, (), scale, causal=False)
+        weight = (other_sum - log_sum).exp()
+        along = (d_out.float() * (other.float() - out.float())).sum(-1)
+        return *found, (weight[..., None] * d_out).to(other.dtype), weight * along
 
 
 def cases(sizes: Sizes, dtype: str) -> list[Case]:
@@ -115,10 +143,31 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
         half = len(given) // 2
         return [merged([Part(*pair) for pair in zip(given[:half], given[half:], strict=True)])]
 
+    def of_few_keys(q: Tensor, k: Tensor, v: Tensor, other: Tensor, other_sum: Tensor) -> Sequence[Tensor]:
+        q, k = q[..., :d].transpose(1, 2), k.transpose(0, 1).expand(b, -1, -1, -1)
+        if kernels_take(q):
+            return OfFewKeys.apply(q, k, v, other, other_sum)
+        scores = d**-0.5 * q @ k.mT
+        log_sum = torch.logaddexp(scores.logsumexp(-1), other_sum)
+        y = (scores - log_sum[..., None]).exp() @ v + (other_sum - log_sum).exp()[..., None] * other
+        return y, log_sum.detach() + 0.0 * other_sum
+
+    def prefixed(q: Tensor, k: Tensor, v: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Sequence[Tensor]:
+        if kernels_take(q):
+            call = Call(q, k, v, Causal(), d**-0.5, Prefix(queries, keys, values))
+            return [attend_in_parts(call, [FewKeysPart(), FlashPart() if q.is_cuda else CpuPart()])]
+        hidden = torch.ones(t, t, dtype=torch.bool, device=q.device).triu(1)
+        scores = torch.cat([queries @ keys.mT, (q @ k.mT).masked_fill(hidden, -torch.inf)], -1)
+        return [(d**-0.5 * scores).softmax(-1) @ torch.cat([values, v], 2)]
+
     def read(q: Tensor, first: Tensor, second: Tensor) -> Sequence[Tensor]:
         state = DeepMemoryState((first, second), (), (first, second), torch.zeros(b))
         plain = read_deep_memory(q[:, :, :, :d], state)
         return [plain, read_deep_memory(q[..., :d], state, activation="silu", residual=True)]
+
+    def nats(x: Tensor, weight: Tensor) -> Sequence[Tensor]:
+        tokens = torch.arange(b * t, device=x.device)
+        return [_chunked(x.flatten(0, 1), weight, 37 * tokens % len(weight), tokens % 3 > 0)]
 
     taps, three = (3 * h * d, 1, 4), (b, t, 3 * h * d)
     made: list[tuple[str, Function, dict[str, tuple[int, ...]], set[str]]] = [
@@ -132,6 +181,7 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
         ("norm of float32", norm, {"x": wide, "weight": (h * d,)}, {"x", "weight"}),
         ("gated", gated, {"y": wide, "m": wide, "weight": (h * d,), "x": wide}, {"x", "weight"}),
         ("halves", halves, {"x": (b, t, 2 * h * d + 2)}, set()),
+        ("nats", nats, {"x": wide, "weight": (4100, h * d)}, set()),
         ("turned", turned, {"x": head}, set()),
         ("pieces", pieces, {"qkv": three}, set()),
         ("values of pieces", values, {"qkv": three}, set()),
@@ -143,6 +193,12 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
             {"l", "m", "n"},
         ),
     ]
+    for count in (5, 16, 64):
+        given = {"q": (b, t, h, d + 8), "k": (count, h, d), "v": (b, h, count, d), "other": part, "other_sum": part[:3]}
+        made.append(("few keys", of_few_keys, given, {"other_sum"}))
+    if dtype != "float32" and d % 8 == 0:
+        own = {name: part for name in ("q", "k", "v", "queries")}
+        made.append(("prefixed", prefixed, {**own, "keys": (b, h, 6, d), "values": (b, h, 6, d)}, set()))
     if dtype != "float32" and d >= 16:
         matrices = {"first": (b, h, d, 2 * d + 8), "second": (b, h, 2 * d + 8, d)}
         made.append(("read", read, {"q": (b, t, h, d + 8), **matrices}, {"first", "second"}))
@@ -154,6 +210,12 @@ INTERPRETED = [
     *cases(Sizes(1, 3, 1, 20), "float32"),
     *cases(Sizes(2, 37, 2, 20), "bfloat16"),
     *cases(Sizes(1, 130, 1, 16), "float16"),
+    *(
+        case
+        for sizes in (Sizes(2, 201, 3, 12), Sizes(2, 1, 3, 12))  # programs along time: six of a row, and one token
+        for case in cases(sizes, "float32")
+        if case.what in ("convolved", "values as they are", "no taps", "asked")
+    ),
 ]
 
 ON_A_GPU = [
@@ -167,6 +229,8 @@ ON_A_GPU = [
 def arguments(case: Case, device: str) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(0)
     made = {name: torch.randn(shape, generator=random) for name, shape in case.shapes.items()}
+    if case.what == "nats":  # logits as a model's
+        made["weight"] /= made["weight"].shape[1] ** 0.5
     for name in ("first", "second"):  # as long as a memory's
         if name in made:
             made[name] /= made[name].shape[2] ** 0.5

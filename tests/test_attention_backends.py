@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 from torch.nn.attention import flex_attention as torch_flex
 
 from titanlab.architectures.attention import flash, flex, in_parts, sdpa
@@ -29,7 +30,7 @@ from titanlab.architectures.attention.backend import (
 from titanlab.architectures.attention.flash import FlashBackend
 from titanlab.architectures.attention.flash_kernels import kernel_for
 from titanlab.architectures.attention.flex import FlexBackend, block_mask
-from titanlab.architectures.attention.in_parts import CpuPart, CudnnPart
+from titanlab.architectures.attention.in_parts import CpuPart, CudnnPart, FewKeysPart, FlashPart, Rows
 from titanlab.architectures.attention.merging import Part
 from titanlab.architectures.attention.sdpa import SdpaBackend
 from titanlab.architectures.attention.selection import BACKENDS
@@ -211,6 +212,24 @@ def test_cudnns_gradient_is_given_the_output_in_the_layout_of_queries(heads_side
     CudnnPart().backward(out, q, q, q, Part(out, torch.zeros(2, 3, 5)), (None,) * 6, 0.5, causal=True)
     assert torch.equal(given[0], out) and given[0].stride() == q.stride()
     assert (given[0] is out) == heads_side_by_side  # copied only where it must be
+
+
+@pytest.mark.parametrize(
+    ("keys", "dim", "of_prefix", "ours"),
+    [(4, 64, True, True), (64, 128, True, True), (65, 64, True, False), (4, 136, True, False), (4, 64, False, False)],
+)
+def test_few_keys_of_a_prefix_have_a_kernel_of_their_own(
+    keys: int, dim: int, of_prefix: bool, ours: bool, monkeypatch
+) -> None:
+    pytest.importorskip("triton")
+    torchs = SimpleNamespace(_fused_sdp_choice=lambda *given, scale: SDPBackend.FLASH_ATTENTION.value)
+    monkeypatch.setattr(in_parts, "_aten", torchs)
+    rows = Rows(*(torch.zeros(1, 2, size, dim) for size in (130, keys, keys)))
+    assert isinstance(in_parts._kernel_for(rows, False, of_prefix, 0.3), FlashPart)  # on a CPU ours takes nothing
+    monkeypatch.setattr(in_parts, "kernels_take", lambda *tensors: True)
+    assert isinstance(in_parts._kernel_for(rows, False, of_prefix, 0.3), FewKeysPart if ours else FlashPart)
+    mixed = Rows(rows.queries.bfloat16(), rows.keys, rows.values)
+    assert isinstance(in_parts._kernel_for(mixed, False, of_prefix, 0.3), FlashPart)
 
 
 def test_what_has_a_window_or_is_one_kernel_is_not_computed_in_parts(monkeypatch) -> None:

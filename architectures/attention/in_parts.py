@@ -1,4 +1,4 @@
-"""One softmax over keys that are attended to in parts by torch's own kernels, its gradient included.
+"""One softmax over keys that are attended to in parts, by torch's own kernels or one for few keys, gradient included.
 
 Each part's kernel answers with the logarithm of its sum, and the parts are merged (see `merging`). For the gradient no
 such logarithm needs one of its own: what a part's weights are in the whole softmax follows from the whole sum, and
@@ -24,8 +24,17 @@ from torch.nn.attention import SDPBackend
 from titanlab.architectures.attention.backend import Call, Keys, Queries
 from titanlab.architectures.attention.merging import Part, merged
 from titanlab.architectures.attention.without_cudnn import without_cudnn
+from titanlab.platform.fused_kernels.choice import kernels_take
 
 _aten = torch.ops.aten
+
+
+class Rows(NamedTuple):
+    """Queries, keys and values of a part."""
+
+    queries: Queries
+    keys: Keys
+    values: Keys
 
 
 class Answer(NamedTuple):
@@ -36,7 +45,7 @@ class Answer(NamedTuple):
 
 
 class PartKernel(ABC):
-    """One of torch's kernels: softmax(scale q k^T) v, causal or not, and its gradient."""
+    """A kernel for softmax(scale q k^T) v, causal or not, and its gradient."""
 
     @abstractmethod
     def forward(self, q: Queries, k: Keys, v: Keys, scale: float, causal: bool) -> Answer:
@@ -94,6 +103,32 @@ def _in_layout_of(q: Queries, out: Queries) -> Queries:
     return out if out.stride() == laid_out.stride() else laid_out.copy_(out)
 
 
+class FewKeysPart(PartKernel):
+    """Ours for a prefix, of so few keys that torch's take several times as long as its bytes do."""
+
+    @staticmethod
+    def takes(rows: Rows) -> bool:
+        """Whether its kernels can compute this part."""
+        if not kernels_take(*rows):
+            return False
+        from titanlab.platform.fused_kernels.few_keys import fits
+
+        return fits(*rows)
+
+    def forward(self, q: Queries, k: Keys, v: Keys, scale: float, causal: bool) -> Answer:
+        from titanlab.platform.fused_kernels.few_keys import attend_to_few
+
+        assert not causal
+        return Answer(Part(*attend_to_few(q, k, v, scale)), ())
+
+    def backward(
+        self, d_out: Queries, q: Queries, k: Keys, v: Keys, whole: Part, rest: Sequence[Any], scale: float, causal: bool
+    ) -> tuple[Queries, Keys, Keys]:
+        from titanlab.platform.fused_kernels.few_keys import back_from_few
+
+        return back_from_few(d_out, q, k, v, *whole, scale)
+
+
 class CpuPart(PartKernel):
     """The one on a CPU, on which all of this is tested."""
 
@@ -120,30 +155,30 @@ FEWEST = 128
 """Queries that are worth several kernels in place of one that is given a mask."""
 
 
-class Rows(NamedTuple):
-    """Queries, keys and values of a part."""
-
-    queries: Queries
-    keys: Keys
-    values: Keys
-
-
 def kernels_for(call: Call) -> list[PartKernel] | None:
-    """What torch itself would take for each part of a call; None where one is no kernel for parts.
+    """What each part of a call is computed with; None where torch would take no kernel for parts for one of them.
 
-    For a past, which is longer at every call, that is what torch takes without cuDNN; a past whose gradient is asked
-    for is left to masks, since gradients of its kernels were never compared on a GPU.
+    For a past, which is longer at every call, that is what torch takes without cuDNN.
     """
     if not call.q.is_cuda or call.q.shape[2] < FEWEST or call.q.shape[3] % 8:
         return None
-    if torch.cuda.get_device_capability(call.q.device) not in TRIED or (call.past and call.needs_gradients):
+    if torch.cuda.get_device_capability(call.q.device) not in TRIED:
         return None
-    chosen = []
+    kernels = []
     for rows, causal in parts_of(call):
-        lasting = causal or rows.queries is not call.q  # a prefix has queries of its own
-        with nullcontext() if lasting else without_cudnn():
-            chosen.append(_aten._fused_sdp_choice(*rows, None, 0.0, causal, scale=call.scale))
-    return [ON_CUDA[choice] for choice in chosen] if all(choice in ON_CUDA for choice in chosen) else None
+        kernel = _kernel_for(rows, causal, rows.queries is not call.q, call.scale)  # a prefix has queries of its own
+        if kernel is None:
+            return None
+        kernels.append(kernel)
+    return kernels
+
+
+def _kernel_for(rows: Rows, causal: bool, of_prefix: bool, scale: float) -> PartKernel | None:
+    """Ours for a prefix that it takes, what torch itself would take for all else; None if that is none for parts."""
+    if of_prefix and FewKeysPart.takes(rows):
+        return FewKeysPart()
+    with nullcontext() if causal or of_prefix else without_cudnn():
+        return ON_CUDA.get(_aten._fused_sdp_choice(*rows, None, 0.0, causal, scale=scale))
 
 
 def parts_of(call: Call) -> list[tuple[Rows, bool]]:

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.fused_kernels.summed_shares import summed_shares
+
 Use: TypeAlias = Literal["plain", "silu", "sigmoid"]
 
 WIDEST = 8192
@@ -111,7 +113,7 @@ class _NormedPieces(torch.autograd.Function):
                 d_y.stride(0), ROUNDS=ROUNDS, **call.constants,
             )  # fmt: skip
         d_added = None if ctx.added is None else d_y.to(ctx.added)
-        return d_weight.sum(0).to(weight.dtype), d_added, None, None, None, None, *d_rows
+        return summed_shares(d_weight).to(weight.dtype), d_added, None, None, None, None, *d_rows
 
 
 def _calls(weight: Tensor, eps: float, use: Use, count: int, rows: Sequence[Tensor]) -> list[tuple[_Call, slice]]:

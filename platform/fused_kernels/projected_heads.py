@@ -2,8 +2,7 @@
 
     u_t = sum_j tap_j x_{t - w + 1 + j}      s = u sigmoid(u)      y = s / max(||s||, 1e-6) over a head, where normed
 
-The gradient takes two passes, since that of x_t is a sum over the w tokens that saw it. The second one sees all that
-the taps' gradient is made of, too.
+The gradient is one pass, too: projected_heads_back.
 """
 
 from __future__ import annotations
@@ -16,16 +15,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from titanlab.platform.fused_kernels.spread_rows import rows_of, spread_rows
+from titanlab.platform.fused_kernels.projected_heads_back import projected_heads_back
+from titanlab.platform.fused_kernels.summed_shares import summed_shares
 
 WIDEST, LONGEST = 256, 8
 """Head dimension, and width of the convolution, up to which these kernels are used."""
 EPSILON = 1e-6
 TOKENS = 64
 """Of a program."""
-SPREAD_TOKENS, SPREAD_COLUMNS, ROUNDS = 32, 64, 8
-"""Of a program that spreads a gradient over what a convolution saw, and how many such tiles it takes: each leaves a
-gradient of the taps, to be added up."""
+COLUMNS, ROWS = 128, 5
+"""Of a token in a warp of the gradient, half as many where w > 4, and tokens that are on their way to it: all in
+registers, 168 of a thread for a head of 64 in bfloat16."""
+PROGRAMS, FEWEST_TOKENS = 1584, 32
+"""Of the gradient, about at most: the warps that 132 multiprocessors have such registers for; each leaves a gradient of
+the taps, to be added up. And tokens of one, which reads up to w - 1 more on either side."""
 
 
 def fits(dim: int, taps: Tensor | None) -> bool:
@@ -62,7 +65,7 @@ class _ProjectedHeads(torch.autograd.Function):
         call = _Call(x, before, taps, heads, normed)
         shape = (*x.shape[:2], heads, call.dim)
         parts = [torch.empty(shape, dtype=x.dtype, device=x.device) for _ in normed]
-        _forward[call.grid](*call.inputs, *call.three(parts), **call.constants)
+        _forward[call.grid](*call.inputs, *call.three(parts), BT=TOKENS, **call.constants)
         ctx.save_for_backward(x, before, taps)
         ctx.heads, ctx.normed = heads, normed
         return (*parts, *call.newest())
@@ -75,16 +78,14 @@ class _ProjectedHeads(torch.autograd.Function):
         shape = (*x.shape[:2], ctx.heads, call.dim)
         d_parts = d_results[: len(ctx.normed)]
         given = [x.new_zeros(shape) if part is None else part.contiguous() for part in d_parts]
-        d_x, d_taps, d_before = torch.empty(x.shape, dtype=x.dtype, device=x.device), call.taps_of_tiles(), None
-        _backward[call.grid](*call.inputs, *call.three(given), d_x, d_taps, **call.constants)
-        if call.width > 1:
-            d_x, d_before = call.spread(d_x, d_taps)
+        d_x, d_before, d_taps = call.back(given)
+        if d_before is not None:
             call.add_newest(d_x, d_before, d_results[-1])
         wanted = ctx.needs_input_grad
         return (
             d_x if wanted[0] else None,
-            d_before.to(before.dtype) if d_before is not None and wanted[1] else None,
-            d_taps.sum(0).mT.to(taps.dtype) if taps is not None and wanted[2] else None,
+            d_before if wanted[1] else None,
+            summed_shares(d_taps).mT.to(taps.dtype) if taps is not None and wanted[2] else None,
             None,
             None,
         )
@@ -100,8 +101,8 @@ class _Call:
         self.batch, self.time, self.channels = x.shape
         self.dim = self.channels // (heads * len(normed))
         self.width = 1 if taps is None else taps.shape[1]
-        self.tiles = triton.cdiv(self.time, TOKENS)
-        self.grid = (len(normed) * heads, self.batch * self.tiles)
+        self.heads, self.parts = heads, len(normed)
+        self.grid = (self.parts * heads, self.batch * triton.cdiv(self.time, TOKENS))
         earlier = x if before is None else before
         self.inputs = (
             x, earlier, x if taps is None else taps, self.time, *x.stride()[:2], *earlier.stride()[:2], heads
@@ -109,7 +110,6 @@ class _Call:
         self.constants = {
             "W": self.width,
             "D": self.dim,
-            "BT": TOKENS,
             "BD": triton.next_power_of_2(self.dim),
             "TAPS": taps is not None,
             "NORM_0": normed[0],
@@ -140,34 +140,58 @@ class _Call:
         if kept:
             d_before[:, -kept:] += d_newest[:, :kept]
 
-    def taps_of_tiles(self) -> Tensor:
-        """The taps' gradient from each tile of tokens."""
-        tiles = self.tiles if self.width == 1 else triton.cdiv(self.time + self.width - 1, SPREAD_TOKENS * ROUNDS)
-        shape = (self.batch * tiles, self.width, self.channels)
-        return torch.empty(shape, dtype=torch.float32, device=self.x.device)
-
-    def spread(self, d_u: Tensor, d_taps: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of x and of the tokens before it; d_taps is filled."""
-        d_x = torch.empty_like(d_u)
-        d_before = torch.empty(self.batch, self.width - 1, self.channels, dtype=d_u.dtype, device=d_u.device)
-        columns = min(SPREAD_COLUMNS, triton.next_power_of_2(self.channels))
-        spread_rows[triton.cdiv(self.channels, columns), len(d_taps)](
-            *self.inputs[:-1], d_u, d_x, d_before, d_taps, self.channels, W=self.width, BT=SPREAD_TOKENS, BC=columns,
-            ROUNDS=ROUNDS,
+    def back(self, d_parts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Gradients from those of the parts, [b, t, h, d] each and contiguous: of x, of the tokens before it where
+        there are any, and of the taps from every program, [programs, w, parts h d]."""
+        columns = COLUMNS if self.width <= 4 else COLUMNS // 2
+        dim = triton.next_power_of_2(self.dim)
+        together = min(max(columns // dim, 1), triton.next_power_of_2(self.heads))
+        groups = self.parts * triton.cdiv(self.heads, together)
+        tiles = max(1, min(PROGRAMS // (groups * self.batch), self.time // FEWEST_TOKENS))
+        # whole rounds, which would else end among the tokens of the next program
+        tokens = triton.cdiv(self.time, tiles * ROWS) * ROWS
+        programs = self.batch * triton.cdiv(self.time, tokens)
+        d_x = torch.empty(self.x.shape, dtype=self.x.dtype, device=self.x.device)
+        d_before = None if self.before is None else torch.empty_like(self.before, memory_format=torch.contiguous_format)
+        shape = (programs if self.taps is not None else 0, self.width, self.channels)
+        d_taps = torch.empty(shape, dtype=torch.float32, device=self.x.device)
+        projected_heads_back[groups, programs](
+            *self.inputs, *self.three(d_parts), d_x, d_x if d_before is None else d_before, d_taps, self.channels,
+            tokens, BH=together, ROWS=ROWS, num_warps=max(dim // columns, 1), **self.constants,
         )  # fmt: skip
-        return d_x, d_before
+        return d_x, d_before, d_taps
+
+
+@triton.jit
+def _rows_of(  # type: ignore[no-untyped-def]
+    x, before, start, rows, columns, time, x_step, before_step, inside, W: tl.constexpr,
+):  # fmt: skip
+    """Rows of x, those below 0 from the tokens before it; `x` stands at row `start`."""
+    row = start + rows
+    found = tl.load(
+        x + rows[:, None] * x_step + columns[None, :], ((row >= 0) & (row < time))[:, None] & inside[None, :], 0.0
+    ).to(tl.float32)
+    if W > 1:
+        if start < W - 1:  # no other tile reaches below 0
+            place = tl.where(row < 0, row + (W - 1), 0)
+            earlier = tl.load(
+                before + place[:, None] * before_step + columns[None, :], (row < 0)[:, None] & inside[None, :], 0.0
+            )
+            # as the rows of x are held
+            found += earlier.to(x.dtype.element_ty).to(tl.float32)
+    return found
 
 
 @triton.jit
 def _convolved(  # type: ignore[no-untyped-def]
     x, before, taps, start, rows, columns, time, x_step, before_step, inside, W: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
-    total = rows_of(x, before, start, rows, columns, time, x_step, before_step, inside, W)
+    total = _rows_of(x, before, start, rows, columns, time, x_step, before_step, inside, W)
     if TAPS:
         total *= tl.load(taps + columns * W + (W - 1), inside, 0.0).to(tl.float32)[None, :]
         for back in tl.static_range(1, W):
             tap = tl.load(taps + columns * W + (W - 1 - back), inside, 0.0).to(tl.float32)
-            earlier = rows_of(x, before, start, rows - back, columns, time, x_step, before_step, inside, W)
+            earlier = _rows_of(x, before, start, rows - back, columns, time, x_step, before_step, inside, W)
             total += tap[None, :] * earlier
     return total
 
@@ -200,49 +224,3 @@ def _forward(  # type: ignore[no-untyped-def]
     else:
         y = s * scale[:, None] if NORM_2 else s
         tl.store(part_2 + place, y.to(part_2.dtype.element_ty), kept)
-
-
-@triton.jit
-def _of_norm(d_y, s, EPS: tl.constexpr, NORM: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The gradient of s from that of s / max(||s||, EPS)."""
-    if NORM:
-        length = tl.sqrt(tl.sum(s * s, 1))
-        scale = 1.0 / tl.maximum(length, EPS)
-        along = tl.where(length > EPS, tl.sum(d_y * s, 1) * scale * scale, 0.0)
-        d_s = (d_y - s * along[:, None]) * scale[:, None]
-    else:
-        d_s = d_y
-    return d_s
-
-
-@triton.jit
-def _backward(  # type: ignore[no-untyped-def]
-    x, before, taps, time, x_row, x_step, before_row, before_step, H, d_part_0, d_part_1, d_part_2, d_u, d_taps,
-    W: tl.constexpr, D: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, TAPS: tl.constexpr, NORM_0: tl.constexpr,
-    NORM_1: tl.constexpr, NORM_2: tl.constexpr, EPS: tl.constexpr,
-):  # fmt: skip
-    tiles = tl.cdiv(time, BT)
-    batch, start = (tl.program_id(1) // tiles).to(tl.int64), (tl.program_id(1) % tiles).to(tl.int64) * BT
-    part, head = tl.program_id(0) // H, tl.program_id(0) % H
-    rows, dims = tl.arange(0, BT), tl.arange(0, BD)
-    columns, inside = tl.program_id(0) * D + dims, dims < D
-    here, there = x + batch * x_row + start * x_step, before + batch * before_row
-    u = _convolved(here, there, taps, start, rows, columns, time, x_step, before_step, inside, W, TAPS)
-    gate = tl.sigmoid(u)
-    s = u * gate
-    kept = (start + rows < time)[:, None] & inside[None, :]
-    place = (batch * time + start) * (H * D) + rows[:, None] * (H * D) + (head * D + dims)[None, :]
-    if part == 0:
-        d_s = _of_norm(tl.load(d_part_0 + place, kept, 0.0).to(tl.float32), s, EPS, NORM_0)
-    elif part == 1:
-        d_s = _of_norm(tl.load(d_part_1 + place, kept, 0.0).to(tl.float32), s, EPS, NORM_1)
-    else:
-        d_s = _of_norm(tl.load(d_part_2 + place, kept, 0.0).to(tl.float32), s, EPS, NORM_2)
-    d = d_s * gate * (1.0 + u * (1.0 - gate))
-    C = tl.num_programs(0) * D
-    if TAPS and W == 1:
-        seen = rows_of(here, there, start, rows, columns, time, x_step, before_step, inside, W)
-        tl.store(d_taps + tl.program_id(1).to(tl.int64) * C + columns, tl.sum(d * seen, 0), inside)
-        d *= tl.load(taps + columns, inside, 0.0).to(tl.float32)[None, :]
-    out = (batch * time + start) * C + rows[:, None] * C + columns[None, :]
-    tl.store(d_u + out, d.to(d_u.dtype.element_ty), kept)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.fusion import fusible
 from titanlab.platform.model import LOGITS_AT_ONCE, logits_loss
 from titanlab.platform.tensors import Hidden, Ids, Mask, at_least_float32, compute_type
@@ -92,12 +93,12 @@ class _ChunkedNats(torch.autograd.Function):
             d_weight = torch.zeros_like(weight, dtype=mask.dtype) if taken else weight
             size = _rows_at_once(len(weight))
             for part in (slice(start, start + size) for start in range(0, len(x), size)):
-                chunk, counts = x[part].to(dtype), mask[part]
-                more, d_logits = _nats_and_gradient(chunk @ low.mT, targets[part], counts)
+                chunk = x[part].to(dtype)
+                more, d_logits = _nats_and_gradient(chunk @ low.mT, targets[part], mask[part], gradient=taken)
                 nats = nats + more
                 if taken:
-                    d_x[part] = (d_logits @ low) * counts[:, None]
-                    d_weight += d_logits.mT @ (chunk * counts[:, None].to(dtype))
+                    d_x[part] = d_logits @ low
+                    d_weight += d_logits.mT @ chunk
         ctx.save_for_backward(d_x, d_weight.to(weight.dtype))
         return nats
 
@@ -114,12 +115,22 @@ def _rows_at_once(vocab: int) -> int:
     return size if size < TILE else size // TILE * TILE
 
 
-@fusible
 def _nats_and_gradient(
+    logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"], mask: Float[Tensor, " n"], *, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """The counted nats and, if it is wanted, their gradient in the logits' type, perhaps in their place."""
+    if kernels_take(logits[None], mask[None]):
+        from titanlab.platform.fused_kernels.nats_of_rows import nats_of_rows
+
+        return nats_of_rows(logits, targets, mask, gradient=gradient).sum(), logits
+    return _nats_and_gradient_in_torch(logits, targets, mask)
+
+
+@fusible
+def _nats_and_gradient_in_torch(
     logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"], mask: Float[Tensor, " n"]
 ) -> tuple[Tensor, Tensor]:
-    """The counted nats, and softmax - target as if every row counted, in the logits' type."""
     logs = F.log_softmax(logits, -1, dtype=mask.dtype)
     nats = -(logs.gather(1, targets[:, None])[:, 0] * mask).sum()
     hit = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
-    return nats, (logs.exp() - hit.to(mask.dtype)).to(logits.dtype)
+    return nats, ((logs.exp() - hit.to(mask.dtype)) * mask[:, None]).to(logits.dtype)
