@@ -86,6 +86,15 @@ def flash_attn_4_func(
     return out, log_sum if return_lse else None
 
 
+def flash_attn_4_bwd(q, k, v, out, dout, lse, softmax_scale=None, causal=False, *, deterministic=False):
+    """Its backward kernel, which takes the output and log-sum-exp of more keys than these as well."""
+    q, k, v, out, d_out = (x.transpose(1, 2) for x in (q, k, v, out, dout))
+    weights = (q @ k.mT * softmax_scale - lse[..., None]).exp()
+    weights = weights.tril(k.shape[2] - q.shape[2]) if causal else weights
+    d_scores = weights * (d_out @ v.mT - (d_out * out).sum(-1, keepdim=True)) * softmax_scale
+    return tuple(x.transpose(1, 2) for x in (d_scores @ k, d_scores.mT @ q, weights.mT @ d_out))
+
+
 def flash_attn_2_func(
     q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None,
     deterministic=False, return_attn_probs=False,
@@ -122,9 +131,13 @@ GENERATIONS = {
 }
 
 
+@pytest.mark.parametrize("back", [True, False], ids=["with its backward kernel", "without"])
 @pytest.mark.parametrize(("pattern", "prefix", "time", "past"), CALLS, ids=str)
-def test_flash_attn_4_with_its_merging_is_exact(install, pattern, prefix, time, past) -> None:
+def test_flash_attn_4_with_its_merging_is_exact(install, monkeypatch, pattern, prefix, time, past, back) -> None:
     install(**GENERATIONS[4])
+    if back:
+        monkeypatch.setattr(sys.modules[__name__], "_flash_attn_bwd", flash_attn_4_bwd, raising=False)
+    assert getattr(kernel_for((9, 0)), "can_go_back", None) is back
     call, leaves = call_for(pattern, prefix, time, past)
     for actual, expected in zip(
         outputs(FlashBackend(), call, leaves), outputs(SdpaBackend(), call, leaves), strict=True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from typing import Any
 
-from titanlab.architectures.attention.backend import AttentionBackend, Call, Queries, SlidingWindow
+import torch
+from torch import Tensor
+
+from titanlab.architectures.attention.backend import AttentionBackend, Call, Causal, Keys, Queries, SlidingWindow
 from titanlab.architectures.attention.flash_kernels import (
     FlashAttention4,
     FlashKernel,
@@ -12,6 +16,7 @@ from titanlab.architectures.attention.flash_kernels import (
     kernel_for,
     widest_head,
 )
+from titanlab.architectures.attention.in_parts import Answer, FewKeysPart, PartKernel, Rows, attend_in_parts
 from titanlab.architectures.attention.merging import Part, merged
 
 CHECKED_HEADS = {torch.bfloat16: (32, 64, 128), torch.float16: (64,)}
@@ -74,12 +79,41 @@ class FlashBackend(AttentionBackend):
             raise RuntimeError(kernel)
         if call.is_one_kernel:
             return _attend(kernel, call).out
+        if kernel.can_go_back and isinstance(call.pattern, Causal) and not call.past:
+            package = PackagePart(kernel)
+            of_prefix = FewKeysPart() if call.prefix and FewKeysPart.takes(Rows(*call.prefix)) else package
+            own: list[PartKernel] = [package] * call.pattern.keys_per_token
+            return attend_in_parts(call, [of_prefix, *own] if call.prefix else own)
         parts = _streams(kernel, call) if call.pattern.keys_per_token > 1 else [_attend(kernel, call)]
         if call.prefix is not None:
             queries, keys, values = (x.transpose(1, 2) for x in call.prefix)
             out, log_sum = kernel.attend(queries, keys, values, call.scale, causal=False)
             parts.append(Part(out.transpose(1, 2), log_sum))
         return merged(parts)
+
+
+class PackagePart(PartKernel):
+    """The package's kernel of a part, and its backward kernel by itself."""
+
+    def __init__(self, kernel: FlashKernel) -> None:
+        self.kernel = kernel
+
+    def forward(self, q: Queries, k: Keys, v: Keys, scale: float, causal: bool) -> Answer:
+        q, k, v = _time_first(q, k, v)
+        out, log_sum = self.kernel.attend(q, k, v, scale, causal=causal)
+        return Answer(Part(out.transpose(1, 2), log_sum), ())
+
+    def backward(
+        self, d_out: Queries, q: Queries, k: Keys, v: Keys, whole: Part, rest: Sequence[Any], scale: float, causal: bool
+    ) -> tuple[Queries, Keys, Keys]:
+        d_out, q, k, v, out = _time_first(d_out, q, k, v, whole.out)
+        d_q, d_k, d_v = self.kernel.back(d_out, q, k, v, out, whole.log_sum, scale, causal=causal)
+        return d_q.transpose(1, 2), d_k.transpose(1, 2), d_v.transpose(1, 2)
+
+
+def _time_first(*rows: Tensor) -> tuple[Tensor, ...]:
+    """[b, h, t, d] -> [b, t, h, d]."""
+    return tuple(x.transpose(1, 2) for x in rows)
 
 
 def _attend(kernel: FlashKernel, call: Call) -> Part:

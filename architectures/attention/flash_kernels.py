@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -43,6 +44,19 @@ class FlashKernel(ABC):
             window: tokens a query sees, its own included; None: all.
         """
 
+    @property
+    def can_go_back(self) -> bool:
+        """Whether it has `back`."""
+        return False
+
+    def back(
+        self, d_out: TimeFirst, q: TimeFirst, k: TimeFirst, v: TimeFirst, out: TimeFirst, log_sum: LogSum,
+        scale: float, *, causal: bool,
+    ) -> tuple[TimeFirst, TimeFirst, TimeFirst]:  # fmt: skip
+        """The share of these keys in the gradients of q, k and v; out and log_sum are those of all keys, of which these
+        may be some."""
+        raise NotImplementedError(f"{self.name} has no backward kernel by itself")
+
 
 class FlashAttention4(FlashKernel):
     """`flash_attn.cute.flash_attn_func` of the package flash-attn-4: Hopper and Blackwell."""
@@ -53,6 +67,25 @@ class FlashAttention4(FlashKernel):
     def __init__(self, module: ModuleType) -> None:
         # Its kernels are built by a compiler of their own, whose calls torch.compile cannot follow.
         self._function: Callable[..., Any] = torch.compiler.disable(module.flash_attn_func)
+        # not a part of its interface, so it may have another name one day
+        back = vars(sys.modules.get(module.flash_attn_func.__module__, module)).get("_flash_attn_bwd")
+        self._back: Callable[..., Any] | None = None if back is None else torch.compiler.disable(back)
+
+    @property
+    def can_go_back(self) -> bool:
+        return self._back is not None
+
+    def back(
+        self, d_out: TimeFirst, q: TimeFirst, k: TimeFirst, v: TimeFirst, out: TimeFirst, log_sum: LogSum,
+        scale: float, *, causal: bool,
+    ) -> tuple[TimeFirst, TimeFirst, TimeFirst]:  # fmt: skip
+        if self._back is None:
+            return super().back(d_out, q, k, v, out, log_sum, scale, causal=causal)
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        d_q, d_k, d_v = self._back(
+            q, k, v, out, d_out, log_sum, softmax_scale=scale, causal=causal, deterministic=deterministic
+        )
+        return d_q, d_k, d_v
 
     def attend(
         self, q: TimeFirst, k: TimeFirst, v: TimeFirst, scale: float, *, causal: bool, window: int | None = None

@@ -61,7 +61,7 @@ class HopperTwoMatrixMemory(torch.autograd.Function):
         call: _Call = ctx.call
         again = GatesAgain((keep, momentum, step), ctx.needs_input_grad[5:8], q.dtype)
         gates = [x.detach().contiguous() for x in again.made]
-        d_state = tuple(x.clone(memory_format=torch.contiguous_format) for x in (d_end_1, d_end_2))
+        d_end, d_state = (d_end_1.contiguous(), d_end_2.contiguous()), tuple(torch.empty_like(x) for x in marks[:2])
         d_q, d_k, d_v, *d_gates = (torch.empty_like(x) for x in (q, k, q, *gates))
         starts, left = call.memories(call.stretch), call.left()
         d_y = d_y.contiguous()
@@ -72,7 +72,8 @@ class HopperTwoMatrixMemory(torch.autograd.Function):
             for short in reversed(list(call.short_stretches(stretch))):
                 found = starts[short.begin - stretch.begin :]
                 call.back_through_queries(q, k, gates, errors, found, d_y, d_q, d_gates, left, short)
-                call.walk_back(q, k, gates, errors, d_y, found, left, d_v, d_state, short)
+                call.walk_back(q, k, gates, errors, d_y, found, left, d_v, d_end, d_state, short)
+                d_end = d_state
                 call.back_through_writes(k, gates, errors, found, left, d_v, d_k, d_gates, short)
         return (None, None, d_q, d_k, d_v, *again.gradients(*d_gates), *d_state)
 
@@ -169,13 +170,13 @@ class _Call:
 
     def walk_back(
         self, q: Tensor, k: Tensor, gates: list[Tensor], errors: Tensor, d_y: Tensor, starts: Tensor, left: _Left,
-        d_v: Tensor, d_state: tuple[Tensor, ...], stretch: _Stretch,
+        d_v: Tensor, d_end: tuple[Tensor, ...], d_state: tuple[Tensor, ...], stretch: _Stretch,
     ) -> None:  # fmt: skip
         read, _, write, mix = gates
         groups = self._groups(self.slices)
         walk_back[(groups * self.slices,)](
             q, k, read, write, mix, errors, d_y, starts, left.wanted, left.d_asked, left.d_errors, left.d_backs,
-            left.d_values, d_v, *d_state, left.d_asked, left.d_ends, self._counter(),
+            left.d_values, d_v, *d_end, *d_state, left.d_asked, left.d_ends, self._counter(),
             self._places(groups, self.slices), self.n, self.g, groups, *stretch,
             **self._of_walk(self.units, self.slices),
         )  # fmt: skip
