@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.fusion import fusible
 from titanlab.platform.tensors import Gate, Hidden, compute_type
 
@@ -91,23 +92,50 @@ class UnitGate(nn.Module):
 def product(x: Hidden, weight: Tensor) -> Tensor:
     """x W of W [out, dim] as a gate's formula goes on with it: in the weight's type; under autocast x and W are in the
     lower type, sums are not."""
+    return _lower_product(x, weight).to(weight.dtype)
+
+
+def _lower_product(x: Hidden, weight: Tensor) -> Tensor:
     dtype = compute_type(weight)
     with torch.autocast(x.device.type, enabled=False):
-        return F.linear(x.to(dtype), weight.to(dtype)).to(weight.dtype)
+        return F.linear(x.to(dtype), weight.to(dtype))
 
 
 @fusible
-def _values(products: Tensor, bias: Tensor, scales: Sequence[float]) -> tuple[Gate, ...]:
-    """scale * sigmoid(product + bias) of several gates, whose heads stand side by side."""
+def _values(
+    products: Tensor, bias: Tensor, scales: Sequence[float], without: tuple[int, int] | None = None
+) -> tuple[Gate, ...]:
+    """scale * sigmoid(product + bias) of several gates, whose heads stand side by side; see `token_gates`."""
     values = torch.sigmoid(products + bias).chunk(len(scales), -1)
-    return tuple(value if scale == 1.0 else value * scale for value, scale in zip(values, scales, strict=True))
+    made = [value if scale == 1.0 else value * scale for value, scale in zip(values, scales, strict=True)]
+    if without is not None:
+        step, momentum = without
+        made[step] = made[step] * (1 - made[momentum])
+    return tuple(made)
 
 
-def token_gates(x: Hidden, gates: Sequence[SigmoidGate]) -> tuple[Gate, ...]:
-    """Gates of mode `token`, by one product for all of them."""
+def _values_of_lower(
+    products: Tensor, bias: Tensor, scales: Sequence[float], without: tuple[int, int] | None
+) -> tuple[Gate, ...]:
+    """The same of products as they come out of `_lower_product`, by one kernel where there is one."""
+    if bias.dtype == torch.float32 and kernels_take(products, bias):
+        from titanlab.memory_modules.kernels.triton_token_gates import token_gates_on_gpu
+
+        return token_gates_on_gpu(products, bias, scales, without)
+    return _values(products.to(bias.dtype), bias, scales, without)
+
+
+def token_gates(x: Hidden, gates: Sequence[SigmoidGate], without: tuple[int, int] | None = None) -> tuple[Gate, ...]:
+    """Gates of mode `token`, by one product for all of them.
+
+    Args:
+        x: what they look at.
+        gates: the gates.
+        without: numbers of a step and of a momentum among them; the step is multiplied by 1 - momentum.
+    """
     weight = torch.cat([gate.weight for gate in gates if gate.weight is not None])
     bias = torch.cat([gate.bias for gate in gates])
-    return _values(product(x, weight), bias, tuple(gate.scale for gate in gates))
+    return _values_of_lower(_lower_product(x, weight), bias, tuple(gate.scale for gate in gates), without)
 
 
 def build_gate(dim: int, *, heads: int, mode: GateMode, start: float, scale: float = 1.0) -> SigmoidGate | None:

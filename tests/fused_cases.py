@@ -20,12 +20,15 @@ from titanlab.architectures.attention.backend import Call, Causal, Prefix
 from titanlab.architectures.attention.in_parts import CpuPart, FewKeysPart, FlashPart, attend_in_parts
 from titanlab.architectures.attention.merging import Part, merged
 from titanlab.architectures.attention.rotary import rotate, rotation
+from titanlab.memory_modules.gates import _values_of_lower
+from titanlab.memory_modules.kernels.chunk_gates import chunk_gates
+from titanlab.memory_modules.kernels.chunking import Piece, to_chunks
 from titanlab.memory_modules.layer import _gated_output, _queries, _queries_keys_values
 from titanlab.memory_modules.rules.deep_memory import DeepMemoryState, read_deep_memory
 from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.fused_kernels import few_keys
 from titanlab.platform.fused_kernels.choice import kernels_take, plain_torch
-from titanlab.platform.fused_kernels.turned_pieces import turned_pieces
+from titanlab.platform.fused_kernels.turned_pieces import turned_keys_values, turned_pieces
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.model import swiglu
 from titanlab.platform.norms import RMSNorm, gated_by, rms_norm
@@ -139,6 +142,13 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
             return [x.values for x in turned_pieces(qkv, rotation(places, d, qkv.dtype), h, sizes)]
         return qkv.unflatten(-1, (3 * h, d))[:, :, 2 * h :].split(sizes, 1)
 
+    def keys_values(kv: Tensor) -> Sequence[Tensor]:
+        places = torch.arange(3, 3 + t, device=kv.device)
+        if kernels_take(kv):
+            return turned_keys_values(kv, rotation(places, d, kv.dtype), h)
+        keys, values = kv.unflatten(-1, (2 * h, d)).split(h, 2)
+        return [keys, rotate(keys.transpose(1, 2), places).transpose(1, 2), values]
+
     def put_together(*given: Tensor) -> Sequence[Tensor]:
         half = len(given) // 2
         return [merged([Part(*pair) for pair in zip(given[:half], given[half:], strict=True)])]
@@ -169,6 +179,26 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
         tokens = torch.arange(b * t, device=x.device)
         return [_chunked(x.flatten(0, 1), weight, 37 * tokens % len(weight), tokens % 3 > 0)]
 
+    def two_gates(products: Tensor, bias: Tensor) -> Sequence[Tensor]:
+        return [x.mT for x in _values_of_lower(products[:, :, : 2 * h], bias, (1.0, 0.25), None)]
+
+    def three_gates(products: Tensor, bias: Tensor) -> Sequence[Tensor]:
+        return _values_of_lower(products, bias, (1.0, 0.75, 0.125), (2, 1))
+
+    def chunks_gates(keep: Tensor, momentum: Tensor, step: Tensor) -> Sequence[Tensor]:
+        gates, found = [x.sigmoid().mT for x in (keep, momentum, step)], []
+        for piece in (Piece(0, 4, 16), Piece(5, 3, 13)):
+            rates = [to_chunks(x, piece) for x in gates]
+            assert rates[2].stride()[2] == 1  # a view, not a copy
+            if kernels_take(step):
+                from titanlab.memory_modules.kernels.triton_chunk_gates import chunk_gates_on_gpu
+
+                found += chunk_gates_on_gpu(*rates, torch.float32)
+            else:
+                found += chunk_gates(*rates)
+        return found
+
+    rates = ("keep", "momentum", "step")
     taps, three = (3 * h * d, 1, 4), (b, t, 3 * h * d)
     made: list[tuple[str, Function, dict[str, tuple[int, ...]], set[str]]] = [
         ("convolved", convolved, {"x": three, "before": (b, 3, 3 * h * d), "taps": taps}, {"before", "taps"}),
@@ -182,9 +212,13 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
         ("gated", gated, {"y": wide, "m": wide, "weight": (h * d,), "x": wide}, {"x", "weight"}),
         ("halves", halves, {"x": (b, t, 2 * h * d + 2)}, set()),
         ("nats", nats, {"x": wide, "weight": (4100, h * d)}, set()),
+        ("two token gates", two_gates, {"products": (b, t, 2 * h + 3), "bias": (2 * h,)}, {"bias"}),
+        ("three token gates", three_gates, {"products": (b, t, 3 * h), "bias": (3 * h,)}, {"bias"}),
+        ("gates of chunks", chunks_gates, dict.fromkeys(rates, (b, h, 64)), set(rates)),
         ("turned", turned, {"x": head}, set()),
         ("pieces", pieces, {"qkv": three}, set()),
         ("values of pieces", values, {"qkv": three}, set()),
+        ("keys and values", keys_values, {"kv": (b, t, 2 * h * d)}, set()),
         ("two parts", put_together, {"a": part, "b": part, "l": part[:3], "m": part[:3]}, {"l", "m"}),
         (
             "three parts",

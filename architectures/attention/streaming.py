@@ -14,6 +14,7 @@ from titanlab.architectures.attention.backend import (
     Call,
     CallInStreams,
     Causal,
+    Keys,
     Prefix,
     SlidingWindow,
     Stream,
@@ -144,9 +145,13 @@ class SegmentAttention(nn.Module):
             ends: whether the segment ends here, and the next cache is empty.
         """
         queries, turned_queries, own_keys, turned_keys, own_values = (x.transpose(1, 2) for x in asked[:5])
-        found, empty = self.heads.project(retrieved), self.initial_state(retrieved.shape[0])
         past, scale = self.length(state), queries.shape[-1] ** -0.5
-        prefix, after = None if always is None else Prefix(queries, *always), empty
+        prefix = None if always is None else Prefix(queries, *always)
+        after = empty = self.initial_state(retrieved.shape[0])
+        if past:
+            found = self.heads.project(retrieved)
+        else:
+            found, turned_found = self._found(retrieved, asked.rotation)
         if past or not ends:
             newest = KeyValues(beside([found.keys, own_keys]), beside([found.values, own_values]))
             after = state.followed_by(newest)
@@ -155,6 +160,18 @@ class SegmentAttention(nn.Module):
             turns = rotation(places, queries.shape[-1], queries.dtype).repeat_interleave(2, 1)
             call = Call(turned_queries, turned(after.keys, turns), after.values, Causal(2), scale, prefix)
         else:
-            streams = [Stream(turned(found.keys, asked.rotation), found.values), Stream(turned_keys, own_values)]
+            streams = [Stream(turned_found, found.values), Stream(turned_keys, own_values)]
             call = CallInStreams(turned_queries, streams, scale, prefix)
         return self.heads.attend(call), empty if ends else after
+
+    def _found(self, retrieved: Hidden, rotation: Float[Tensor, "2 t d"]) -> tuple[KeyValues, Keys]:
+        """Keys and values of what memory holds, and the keys rotated."""
+        if kernels_take(retrieved, rotation):
+            from titanlab.platform.fused_kernels.turned_pieces import fits, turned_keys_values
+
+            if fits(retrieved.shape[-1] // self.heads.heads):
+                rows = turned_keys_values(self.heads.key_value(retrieved), rotation, self.heads.heads)
+                keys, turned_keys, values = (x.transpose(1, 2) for x in rows)
+                return KeyValues(keys, values), turned_keys
+        found = self.heads.project(retrieved)
+        return found, turned(found.keys, rotation)

@@ -31,10 +31,12 @@ def pieces(position: int, length: int, chunk_size: int) -> Iterator[Piece]:
 
 
 def to_chunks(x: Tensor, piece: Piece) -> Tensor:
-    """[b, t, h, ...] -> [n, b * h, c, ...], the piece's chunks in order, contiguous."""
+    """[b, t, h, ...] -> [n, b * h, c, ...], the piece's chunks in order: of a gate [b, t, h] a view where its strides
+    allow one, of vectors contiguous, since products would copy them each time."""
     n, size = piece.chunks, piece.size
     x = x[:, piece.start : piece.start + n * size].unflatten(1, (n, size))  # b n c h ...
-    return x.movedim(3, 1).movedim(2, 0).flatten(1, 2).contiguous()
+    chunks = x.movedim(3, 1).movedim(2, 0).flatten(1, 2)
+    return chunks if chunks.ndim == 3 else chunks.contiguous()
 
 
 def from_chunks(y: Tensor, batch: int) -> Tensor:

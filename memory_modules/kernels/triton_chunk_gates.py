@@ -16,9 +16,10 @@ from titanlab.memory_modules.kernels.chunk_gates import ChunkGates
 def chunk_gates_on_gpu(
     keep: Tensor | None, momentum: Tensor | None, step: Tensor, inner_type: torch.dtype
 ) -> ChunkGates:
-    """What `chunk_gates` returns for gates [n, g, c] in float32, .
+    """What `chunk_gates` returns for gates [n, g, c] in float32.
 
-    inner, the one large array, and its gradient are held in `inner_type`.
+    Gates of the same strides, whose tokens lie side by side, are read where they are, and their gradients get such
+    strides; others are copied. inner, the one large array, and its gradient are held in `inner_type`.
     """
     return ChunkGates(*_ChunkGates.apply(keep, momentum, step, inner_type))
 
@@ -32,13 +33,14 @@ class _ChunkGates(torch.autograd.Function):
     def forward(
         ctx: Any, keep: Tensor | None, momentum: Tensor | None, step: Tensor, inner_type: torch.dtype
     ) -> tuple[Tensor, ...]:
+        keep, momentum, step = _alike(keep, momentum, step)
         n, g, c = step.shape
         p = 1 if momentum is None else 2
         read, write = step.new_empty(n, g, c, p), step.new_empty(n, g, c, p)
         inner, mix = step.new_empty(n, g, c, c, dtype=inner_type), step.new_empty(n, g, p, p)
         _forward[(n * g,)](
             step if keep is None else keep, step if momentum is None else momentum, step, read, inner, write, mix,
-            **_options(ctx, keep, momentum, step),
+            g, *step.stride()[:2], **_options(ctx, keep, momentum, step),
         )  # fmt: skip
         ctx.save_for_backward(keep, momentum, step)
         return read, inner, write, mix
@@ -48,17 +50,30 @@ class _ChunkGates(torch.autograd.Function):
     def backward(ctx: Any, *d_gates: Tensor) -> tuple[Tensor | None, ...]:
         keep, momentum, step = ctx.saved_tensors
         n, g, c = step.shape
-        d_step = torch.empty_like(step)
-        d_keep, d_momentum = (None if gate is None else torch.empty_like(gate) for gate in (keep, momentum))
+        d_step = torch.empty_like(step)  # dense, in the order of its strides
+        d_keep, d_momentum = (None if gate is None else torch.empty_like(d_step) for gate in (keep, momentum))
         options = _options(ctx, keep, momentum, step)
         marks = step.new_empty(n * g, triton.cdiv(c, SOME), 2, options["BC"])
         _backward[(n * g,)](
             step if keep is None else keep, step if momentum is None else momentum, step,
             *(x.contiguous() for x in d_gates),
             d_step if d_keep is None else d_keep, d_step if d_momentum is None else d_momentum, d_step, marks,
-            SOME=SOME, **options,
+            g, *step.stride()[:2], *d_step.stride()[:2], SOME=SOME, **options,
         )  # fmt: skip
         return d_keep, d_momentum, d_step, None
+
+
+def _alike(keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """The gates as they are if one set of strides is that of all, with tokens side by side; else contiguous."""
+    chunk, head, token = step.stride()
+    given = [gate for gate in (keep, momentum, step) if gate is not None]
+    if token == 1 < min(chunk, head) and all(gate.stride() == step.stride() for gate in given):
+        return keep, momentum, step
+    return (
+        None if keep is None else keep.contiguous(),
+        None if momentum is None else momentum.contiguous(),
+        step.contiguous(),
+    )
 
 
 def _options(ctx: Any, keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> dict[str, Any]:
@@ -73,7 +88,7 @@ def _options(ctx: Any, keep: Tensor | None, momentum: Tensor | None, step: Tenso
 
 @triton.jit
 def _forward(  # type: ignore[no-untyped-def]
-    keep, momentum, step, read, inner, write, mix,
+    keep, momentum, step, read, inner, write, mix, g, by_chunk, by_head,
     c: tl.constexpr, BC: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr,
 ):  # fmt: skip
     """One chunk of one head a program, one column of H and of A H = C / step a lane, row by row:
@@ -86,16 +101,17 @@ def _forward(  # type: ignore[no-untyped-def]
     place = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, BC)
     token = lanes < c
-    rate = tl.load(step + place * c + lanes, token, 0.0)
+    gates = _place_of_gates(g, by_chunk, by_head)
+    rate = tl.load(step + gates + lanes, token, 0.0)
     m, h = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
     a, surprise, gamma = 1.0, 1.0, 0.0
     for t in range(c):
         row = place * c + t
-        kept = tl.load(keep + row) if KEEP else 1.0
+        kept = tl.load(keep + gates + t) if KEEP else 1.0
         a *= kept
         tl.store(read + row * p, a)
         if MOMENTUM:
-            carried = tl.load(momentum + row)
+            carried = tl.load(momentum + gates + t)
             h = tl.where(lanes == t, 1.0, carried * h)
             m = kept * m + h
             surprise *= carried
@@ -115,7 +131,8 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward(  # type: ignore[no-untyped-def]
-    keep, momentum, step, d_read, d_inner, d_write, d_mix, d_keep, d_momentum, d_step, marks,
+    keep, momentum, step, d_read, d_inner, d_write, d_mix, d_keep, d_momentum, d_step, marks, g, by_chunk, by_head,
+    d_by_chunk, d_by_head,
     c: tl.constexpr, BC: tl.constexpr, KEEP: tl.constexpr, MOMENTUM: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
     """The same once more, which leaves marks before every `SOME` rows, then backward from the last rows to the first,
@@ -125,15 +142,15 @@ def _backward(  # type: ignore[no-untyped-def]
     place = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, BC)
     token = lanes < c
-    gates = place * c
+    tokens, gates = place * c, _place_of_gates(g, by_chunk, by_head)
     rate = tl.load(step + gates + lanes, token, 0.0)
     zeros = tl.zeros([BC], tl.float32)
     d_rate, g_m, g_h, d_kept, d_carried = zeros, zeros, zeros, zeros, zeros
     g_a, g_gamma, g_surprise = tl.load(d_mix + place * p * p), 0.0, 0.0
-    d_last, d_felt = tl.load(d_write + (gates + lanes) * p, token, 0.0), zeros
+    d_last, d_felt = tl.load(d_write + (tokens + lanes) * p, token, 0.0), zeros
     if MOMENTUM:
         g_gamma, g_surprise = tl.load(d_mix + place * 4 + 1), tl.load(d_mix + place * 4 + 3)
-        d_felt = tl.load(d_write + (gates + lanes) * p + 1, token, 0.0)
+        d_felt = tl.load(d_write + (tokens + lanes) * p + 1, token, 0.0)
         g_h = d_felt * rate
     marks += place * (BLOCKS * 2 * BC) + lanes
     m, h, a, surprise, gamma = zeros, zeros, 1.0, 1.0, 0.0
@@ -167,7 +184,7 @@ def _backward(  # type: ignore[no-untyped-def]
                 d_rate += d_felt * h
         for row in tl.static_range(SOME):
             t = begin + SOME - 1 - row
-            line = gates + tl.minimum(t, c - 1)
+            line = tokens + tl.minimum(t, c - 1)
             kept, carried = _gates_of_row(keep + gates, momentum + gates, t, c, KEEP, MOMENTUM)
             d_row = tl.load(d_inner + line * c + lanes, token, 0.0).to(tl.float32)
             d_row = tl.where(t < c, d_row, 0.0)
@@ -189,11 +206,19 @@ def _backward(  # type: ignore[no-untyped-def]
             d_kept += tl.where(lanes == t, found, 0.0)
             g_m *= kept
             g_a *= kept
-    tl.store(d_step + gates + lanes, d_rate, token)
+    d_gates = _place_of_gates(g, d_by_chunk, d_by_head)
+    tl.store(d_step + d_gates + lanes, d_rate, token)
     if KEEP:
-        tl.store(d_keep + gates + lanes, d_kept, token)
+        tl.store(d_keep + d_gates + lanes, d_kept, token)
     if MOMENTUM:
-        tl.store(d_momentum + gates + lanes, d_carried, token)
+        tl.store(d_momentum + d_gates + lanes, d_carried, token)
+
+
+@triton.jit
+def _place_of_gates(g, by_chunk, by_head):  # type: ignore[no-untyped-def]
+    """Where the gates of a program's chunk and head begin."""
+    place = tl.program_id(0)
+    return (place // g).to(tl.int64) * by_chunk + (place % g).to(tl.int64) * by_head
 
 
 @triton.jit

@@ -61,7 +61,8 @@ class HopperTwoMatrixMemory(torch.autograd.Function):
         call: _Call = ctx.call
         again = GatesAgain((keep, momentum, step), ctx.needs_input_grad[5:8], q.dtype)
         gates = [x.detach().contiguous() for x in again.made]
-        d_end, d_state = (d_end_1.contiguous(), d_end_2.contiguous()), tuple(torch.empty_like(x) for x in marks[:2])
+        d_end = tuple(x.contiguous() for x in (d_end_1, d_end_2))
+        d_state = tuple(torch.empty_like(x) for x in d_end)
         d_q, d_k, d_v, *d_gates = (torch.empty_like(x) for x in (q, k, q, *gates))
         starts, left = call.memories(call.stretch), call.left()
         d_y = d_y.contiguous()
