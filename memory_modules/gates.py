@@ -48,7 +48,7 @@ class SigmoidGate(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             if self.weight is None:
                 return (torch.sigmoid(self.bias) * self.scale).expand(*x.shape[:2], -1), held
-        (values,) = _values(product(x, self.weight), self.bias, (self.scale,))
+        (values,) = _values_in_torch(product(x, self.weight), self.bias, (self.scale,))
         if self.mode == "token" or not x.shape[1]:
             return values, held
         # Column 0 is the chunk under way when the call begins; a column's chunk starts at the column itself at best.
@@ -96,13 +96,14 @@ def product(x: Hidden, weight: Tensor) -> Tensor:
 
 
 def _lower_product(x: Hidden, weight: Tensor) -> Tensor:
+    """The same in the type that it is computed in."""
     dtype = compute_type(weight)
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.to(dtype), weight.to(dtype))
 
 
 @fusible
-def _values(
+def _values_in_torch(
     products: Tensor, bias: Tensor, scales: Sequence[float], without: tuple[int, int] | None = None
 ) -> tuple[Gate, ...]:
     """scale * sigmoid(product + bias) of several gates, whose heads stand side by side; see `token_gates`."""
@@ -114,7 +115,7 @@ def _values(
     return tuple(made)
 
 
-def _values_of_lower(
+def _values(
     products: Tensor, bias: Tensor, scales: Sequence[float], without: tuple[int, int] | None
 ) -> tuple[Gate, ...]:
     """The same of products as they come out of `_lower_product`, by one kernel where there is one."""
@@ -122,7 +123,7 @@ def _values_of_lower(
         from titanlab.memory_modules.kernels.triton_token_gates import token_gates_on_gpu
 
         return token_gates_on_gpu(products, bias, scales, without)
-    return _values(products.to(bias.dtype), bias, scales, without)
+    return _values_in_torch(products.to(bias.dtype), bias, scales, without)
 
 
 def token_gates(x: Hidden, gates: Sequence[SigmoidGate], without: tuple[int, int] | None = None) -> tuple[Gate, ...]:
@@ -135,7 +136,7 @@ def token_gates(x: Hidden, gates: Sequence[SigmoidGate], without: tuple[int, int
     """
     weight = torch.cat([gate.weight for gate in gates if gate.weight is not None])
     bias = torch.cat([gate.bias for gate in gates])
-    return _values_of_lower(_lower_product(x, weight), bias, tuple(gate.scale for gate in gates), without)
+    return _values(_lower_product(x, weight), bias, tuple(gate.scale for gate in gates), without)
 
 
 def build_gate(dim: int, *, heads: int, mode: GateMode, start: float, scale: float = 1.0) -> SigmoidGate | None:

@@ -232,9 +232,10 @@ class GradientMemory(MemoryLayer):
         position = int(state.memory.position[0])
         gates = (self.keep, self.momentum, self.step, self.threshold, self.share)
         together = [gate for gate in gates if isinstance(gate, SigmoidGate) and gate.mode == "token"]
-        spread = self.config.optimizer == "momentum" and self.momentum is not None  # over time, by momentum
-        of_step = spread and self.step in together and self.momentum in together
-        without = (together.index(self.step), together.index(self.momentum)) if of_step else None
+        number: dict[nn.Module | None, int] = {gate: place for place, gate in enumerate(together)}
+        spreads = self.config.optimizer == "momentum"  # one surprise over time
+        both = spreads and self.step in number and self.momentum in number
+        without = (number[self.step], number[self.momentum]) if both else None
         known = dict(zip(together, token_gates(x, together, without), strict=True)) if together else {}
 
         def rate(gate: SigmoidGate | UnitGate | None, held: Tensor) -> tuple[Rate | None, Tensor]:
@@ -247,7 +248,7 @@ class GradientMemory(MemoryLayer):
         step, held_step = rate(self.step, state.held[2])
         if step is None:  # frozen
             step = x.new_zeros(*x.shape[:2], self.heads)
-        elif momentum is not None and spread and without is None:
+        elif momentum is not None and spreads and not both:
             step = _without(step, momentum)
         threshold, share = (None if gate is None else known[gate] for gate in (self.threshold, self.share))
         return Rates(step, keep, momentum, threshold, share), (held_keep, held_momentum, held_step)

@@ -20,7 +20,7 @@ from titanlab.architectures.attention.backend import Call, Causal, Prefix
 from titanlab.architectures.attention.in_parts import CpuPart, FewKeysPart, FlashPart, attend_in_parts
 from titanlab.architectures.attention.merging import Part, merged
 from titanlab.architectures.attention.rotary import rotate, rotation
-from titanlab.memory_modules.gates import _values_of_lower
+from titanlab.memory_modules.gates import _values
 from titanlab.memory_modules.kernels.chunk_gates import chunk_gates
 from titanlab.memory_modules.kernels.chunking import Piece, to_chunks
 from titanlab.memory_modules.layer import _gated_output, _queries, _queries_keys_values
@@ -180,16 +180,16 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
         return [_chunked(x.flatten(0, 1), weight, 37 * tokens % len(weight), tokens % 3 > 0)]
 
     def two_gates(products: Tensor, bias: Tensor) -> Sequence[Tensor]:
-        return [x.mT for x in _values_of_lower(products[:, :, : 2 * h], bias, (1.0, 0.25), None)]
+        return [x.mT for x in _values(products[:, :, : 2 * h], bias, (1.0, 0.25), None)]
 
     def three_gates(products: Tensor, bias: Tensor) -> Sequence[Tensor]:
-        return _values_of_lower(products, bias, (1.0, 0.75, 0.125), (2, 1))
+        return _values(products, bias, (1.0, 0.75, 0.125), (2, 1))
 
     def chunks_gates(keep: Tensor, momentum: Tensor, step: Tensor) -> Sequence[Tensor]:
         gates, found = [x.sigmoid().mT for x in (keep, momentum, step)], []
         for piece in (Piece(0, 4, 16), Piece(5, 3, 13)):
             rates = [to_chunks(x, piece) for x in gates]
-            assert rates[2].stride()[2] == 1  # a view, not a copy
+            assert all(rate.data_ptr() == x[:, piece.start].data_ptr() for rate, x in zip(rates, gates, strict=True))
             if kernels_take(step):
                 from titanlab.memory_modules.kernels.triton_chunk_gates import chunk_gates_on_gpu
 

@@ -3,16 +3,18 @@
 import triton
 import triton.language as tl
 
+from titanlab.platform.fused_kernels.sigmoid import sigmoid
+
 
 @triton.jit
 def value_of(z, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
     """f(z)."""
     if ACTIVATION == "gelu":
-        return z * tl.sigmoid(z * (1.5957691216057308 + 0.0713548162726003 * z * z))
+        return z * sigmoid(z * (1.5957691216057308 + 0.0713548162726003 * z * z))
     elif ACTIVATION == "silu":
-        return z * tl.sigmoid(z)
+        return z * sigmoid(z)
     elif ACTIVATION == "tanh":
-        return 2 * tl.sigmoid(2 * z) - 1
+        return 2 * sigmoid(2 * z) - 1
     else:
         return tl.maximum(z, 0.0)
 
@@ -30,15 +32,15 @@ def value_slope_curvature(z, ACTIVATION: tl.constexpr):  # type: ignore[no-untyp
     if ACTIVATION == "gelu":
         # z/2 (1 + tanh u) = z s with s = sigmoid(2 u), 2 u = z (a + b z^2); w is the slope of 2 u
         square = z * z
-        s = tl.sigmoid(z * (1.5957691216057308 + 0.0713548162726003 * square))
+        s = sigmoid(z * (1.5957691216057308 + 0.0713548162726003 * square))
         w = 1.5957691216057308 + 0.2140644488178007 * square
         both = s * (1 - s)
         return z * s, s + z * both * w, both * (2 * w + z * w * w * (1 - 2 * s) + 0.4281288976356015 * square)
     elif ACTIVATION == "silu":
-        s = tl.sigmoid(z)
+        s = sigmoid(z)
         return z * s, s + z * s * (1 - s), s * (1 - s) * (2 + z * (1 - 2 * s))
     elif ACTIVATION == "tanh":
-        value = 2 * tl.sigmoid(2 * z) - 1
+        value = 2 * sigmoid(2 * z) - 1
         slope = 1 - value * value
         return value, slope, -2 * value * slope
     else:

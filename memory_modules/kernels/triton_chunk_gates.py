@@ -19,7 +19,7 @@ def chunk_gates_on_gpu(
     """What `chunk_gates` returns for gates [n, g, c] in float32.
 
     Gates of the same strides, whose tokens lie side by side, are read where they are, and their gradients get such
-    strides; others are copied. inner, the one large array, and its gradient are held in `inner_type`.
+    strides, too; others are copied. inner, the one large array, and its gradient are held in `inner_type`.
     """
     return ChunkGates(*_ChunkGates.apply(keep, momentum, step, inner_type))
 
@@ -50,7 +50,7 @@ class _ChunkGates(torch.autograd.Function):
     def backward(ctx: Any, *d_gates: Tensor) -> tuple[Tensor | None, ...]:
         keep, momentum, step = ctx.saved_tensors
         n, g, c = step.shape
-        d_step = torch.empty_like(step)  # dense, in the order of its strides
+        d_step = torch.empty_like(step)  # of its strides, or where these leave gaps, of such without
         d_keep, d_momentum = (None if gate is None else torch.empty_like(d_step) for gate in (keep, momentum))
         options = _options(ctx, keep, momentum, step)
         marks = step.new_empty(n * g, triton.cdiv(c, SOME), 2, options["BC"])
@@ -64,16 +64,13 @@ class _ChunkGates(torch.autograd.Function):
 
 
 def _alike(keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """The gates as they are if one set of strides is that of all, with tokens side by side; else contiguous."""
-    chunk, head, token = step.stride()
-    given = [gate for gate in (keep, momentum, step) if gate is not None]
-    if token == 1 < min(chunk, head) and all(gate.stride() == step.stride() for gate in given):
+    """The gates as they are if one set of strides is that of all, and only tokens lie side by side; else contiguous."""
+    by_chunk, by_head, by_token = step.stride()
+    like_step = all(gate is None or gate.stride() == step.stride() for gate in (keep, momentum))
+    if like_step and by_token == 1 < min(by_chunk, by_head):
         return keep, momentum, step
-    return (
-        None if keep is None else keep.contiguous(),
-        None if momentum is None else momentum.contiguous(),
-        step.contiguous(),
-    )
+    keep, momentum = (None if gate is None else gate.contiguous() for gate in (keep, momentum))
+    return keep, momentum, step.contiguous()
 
 
 def _options(ctx: Any, keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> dict[str, Any]:

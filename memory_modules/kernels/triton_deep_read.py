@@ -1,9 +1,10 @@
-"""What a memory of two matrices answers to queries, nothing written, in one Triton kernel; its gradient in two.
+"""What a memory of two matrices answers to queries, nothing written, in one Triton kernel; its gradient in another.
 
     y = f(q W_1) W_2  (+ q)
 
-The hidden units of a token never leave the chip, and nothing but the arguments is kept for the gradient. Only
-`read_deep_memory` imports this, where `kernels_take` chose it.
+The hidden units of a token never leave the chip, and nothing but the arguments is kept for the gradient. Where a head's
+matrices are not for the registers of a program, or only some gradients are wanted, the queries' gradient and the
+matrices' have a kernel each. Only `read_deep_memory` imports this, where `kernels_take` chose it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ from titanlab.platform.triton_assembler import assembler_fault
 HEAD_DIMS = (16, 128)
 TOKENS, UNITS = 64, 64
 """Of a tile."""
+MOST_UNITS, MOST_NUMBERS = 256, 128 * 128
+"""Of a matrix whose gradient a program sums in registers beside the other's, both padded: 128 of a thread's at most."""
+FEW_UNITS, FEW_DIMS = 128, 64
+"""Of a matrix up to which a tile of TOKENS fits beside them; half as many tokens above."""
+PROGRAMS, FEWEST_TOKENS = 132, 64
+"""Of the gradient in one kernel, about at most: one for each multiprocessor. Where there are fewer heads, several walk
+over the tokens of one and leave float32 shares, to be added up. And tokens of one."""
 
 
 def fits(q: Tensor, first: Tensor, second: Tensor) -> bool:
@@ -70,6 +78,8 @@ class _DeepRead(torch.autograd.Function):
         q, first, second = ctx.saved_tensors
         call, d_y = _Call(q, first, second, ctx.activation, ctx.residual), d_y.contiguous()
         d_q = d_first = d_second = None
+        if ctx.needs_input_grad[0] and any(ctx.needs_input_grad[1:3]) and call.fits_registers:
+            return *call.back(q, first, second, d_y, ctx.types), None, None
         if ctx.needs_input_grad[0]:
             d_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
             _backward_queries[call.of_tokens](q, first, second, d_y, d_q, *call.sizes, **call.constants)
@@ -91,6 +101,10 @@ class _Call:
         hidden = first.shape[3]
         self.of_tokens = (batch * heads, triton.cdiv(time, TOKENS))
         self.of_units = (batch * heads, triton.cdiv(hidden, UNITS))
+        self.units = max(triton.next_power_of_2(hidden), UNITS)
+        numbers = self.units * triton.next_power_of_2(dim)
+        # rows of whole 16 bytes: else a number's address takes the registers
+        self.fits_registers = self.units <= MOST_UNITS and numbers <= MOST_NUMBERS and dim % 8 == 0
         self.sizes = (time, heads, *q.stride()[:3], *first.stride()[:2], *second.stride()[:2])
         self.constants = {
             "F": hidden,
@@ -104,6 +118,26 @@ class _Call:
             "num_warps": 4,
             "num_stages": 3,
         }
+
+    def back(
+        self, q: Tensor, first: Tensor, second: Tensor, d_y: Tensor, types: tuple[torch.dtype, torch.dtype]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All gradients in one kernel, the matrices' in `types`."""
+        heads, time = self.of_tokens[0], q.shape[1]
+        tile = TOKENS if self.units <= FEW_UNITS and q.shape[3] <= FEW_DIMS else TOKENS // 2
+        tokens = triton.cdiv(time, max(1, min(PROGRAMS // heads, time // FEWEST_TOKENS)) * tile) * tile
+        programs = triton.cdiv(time, tokens)
+        d_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        shares = [
+            torch.empty((programs, *x.shape), dtype=dtype if programs == 1 else torch.float32, device=x.device)
+            for x, dtype in zip((first, second), types, strict=True)
+        ]
+        constants = self.constants | {"BT": tile, "BF": self.units, "num_warps": 8}
+        _backward[heads, programs](q, first, second, d_y, d_q, *shares, tokens, *self.sizes, **constants)
+        d_first, d_second = (
+            share[0] if programs == 1 else share.sum(0).to(dtype) for share, dtype in zip(shares, types, strict=True)
+        )
+        return d_q, d_first, d_second
 
 
 @triton.jit
@@ -134,6 +168,43 @@ def _forward(  # type: ignore[no-untyped-def]
         total += _product(value, w2, EXACT)
     place = y + (batch * time + rows)[:, None] * (H * D) + head * D + dims[None, :]
     tl.store(place, total.to(y.dtype.element_ty), inside)
+
+
+@triton.jit
+def _backward(  # type: ignore[no-untyped-def]
+    q, first, second, d_y, d_q, d_first, d_second, tokens, time, H, q_row, q_step, q_head, first_row, first_head,
+    second_row, second_head, F: tl.constexpr, D: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BF: tl.constexpr,
+    RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """A program has all units of a head, goes through `tokens` of its tokens and leaves a share of both matrices'
+    gradients. Tiles are [units, tokens]: out of one product, they are in the registers of a factor of the next."""
+    batch, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
+    units, dims = tl.arange(0, BF), tl.arange(0, BD)
+    down, up = (dims < D)[:, None] & (units < F)[None, :], (units < F)[:, None] & (dims < D)[None, :]
+    q += batch * q_row + head * q_head
+    own = batch * time * (H * D) + head * D
+    w1 = tl.load(first + batch * first_row + head * first_head + dims[:, None] * F + units[None, :], down, 0.0)
+    w2 = tl.load(second + batch * second_row + head * second_head + units[:, None] * D + dims[None, :], up, 0.0)
+    d_w1, d_w2 = tl.zeros((BF, BD), tl.float32), tl.zeros((BF, BD), tl.float32)  # the first transposed
+    begin = tl.program_id(1) * tokens
+    for start in range(begin, tl.minimum(begin + tokens, time), BT):
+        rows = (start + tl.arange(0, BT)).to(tl.int64)
+        inside = (rows < time)[:, None] & (dims < D)[None, :]
+        place = own + rows[:, None] * (H * D) + dims[None, :]
+        query = tl.load(q + rows[:, None] * q_step + dims[None, :], inside, 0.0)
+        d = tl.load(d_y + place, inside, 0.0)
+        value, slope = value_and_slope(_product(tl.trans(w1), tl.trans(query), EXACT), ACTIVATION)
+        d_w2 += _product(value.to(q.dtype.element_ty), d, EXACT)
+        d_z = (_product(w2, tl.trans(d), EXACT) * slope).to(q.dtype.element_ty)
+        d_w1 += _product(d_z, query, EXACT)
+        total = tl.trans(_product(w1, d_z, EXACT))
+        if RESIDUAL:
+            total += d.to(tl.float32)
+        tl.store(d_q + place, total.to(d_q.dtype.element_ty), inside)
+    share = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * (D * F)
+    w1_place, w2_place = dims[:, None] * F + units[None, :], units[:, None] * D + dims[None, :]
+    tl.store(d_first + share + w1_place, tl.trans(d_w1).to(d_first.dtype.element_ty), down)
+    tl.store(d_second + share + w2_place, d_w2.to(d_second.dtype.element_ty), up)
 
 
 @triton.jit

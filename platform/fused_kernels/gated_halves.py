@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.fused_kernels.sigmoid import sigmoid
+
 COLUMNS = 1024
 """Of a program."""
 
@@ -66,14 +68,14 @@ def _halves(x, F, BC: tl.constexpr):  # type: ignore[no-untyped-def]
 def _gate_halves(x, y, F, BC: tl.constexpr):  # type: ignore[no-untyped-def]
     a, b, _, columns = _halves(x, F, BC)
     place = tl.program_id(0).to(tl.int64) * F + columns
-    tl.store(y + place, (a * tl.sigmoid(a) * b).to(y.dtype.element_ty), columns < F)
+    tl.store(y + place, (a * sigmoid(a) * b).to(y.dtype.element_ty), columns < F)
 
 
 @triton.jit
 def _gate_halves_back(x, d_y, d_x, F, BC: tl.constexpr):  # type: ignore[no-untyped-def]
     a, b, place, columns = _halves(x, F, BC)
     d = tl.load(d_y + tl.program_id(0).to(tl.int64) * F + columns, columns < F, 0.0).to(tl.float32)
-    s = tl.sigmoid(a)
+    s = sigmoid(a)
     d_a, d_b = d * b * s * (1.0 + a * (1.0 - s)), d * a * s
     tl.store(d_x + place, d_a.to(d_x.dtype.element_ty), columns < F)
     tl.store(d_x + place + F, d_b.to(d_x.dtype.element_ty), columns < F)

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.fused_kernels.sigmoid import sigmoid
 from titanlab.platform.fused_kernels.summed_shares import summed_shares
 
 Use: TypeAlias = Literal["plain", "silu", "sigmoid"]
@@ -160,7 +161,7 @@ def _forward(  # type: ignore[no-untyped-def]
         o = tl.load(
             other + batch * other_row + (time * other_step + head * other_head)[:, None] + columns[None, :], inside, 0.0
         ).to(tl.float32)
-        n = n * (o * tl.sigmoid(o)) if USE == "silu" else o * tl.sigmoid(n)
+        n = n * (o * sigmoid(o)) if USE == "silu" else o * sigmoid(n)
         if ADDED:
             n += tl.load(added + place, inside, 0.0).to(tl.float32)
     tl.store(y + place, n.to(y.dtype.element_ty), inside)
@@ -191,11 +192,11 @@ def _backward(  # type: ignore[no-untyped-def]
             ).to(tl.float32)  # fmt: skip
             n = unit * w[None, :]
             if USE == "silu":
-                gate = tl.sigmoid(o)
+                gate = sigmoid(o)
                 d_o = d * n * gate * (1.0 + o * (1.0 - gate))
                 d = d * o * gate
             else:
-                gate = tl.sigmoid(n)
+                gate = sigmoid(n)
                 d_o = d * gate
                 d = d * o * gate * (1.0 - gate)
             tl.store(d_other + place, d_o.to(d_other.dtype.element_ty), inside)
