@@ -112,14 +112,14 @@ def _backward(  # type: ignore[no-untyped-def]
     by_token, by_head, head, inside = _places(T, H, COUNT, BT, BH)
     share = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * (COUNT * H) + head
     for gate in tl.static_range(COUNT):
-        sigmoid = _sigmoid(products, bias, gate, by_token, head, inside, H)
+        value = _sigmoid(products, bias, gate, by_token, head, inside, H)
         d = tl.load(d_gates[gate] + by_head, inside, 0.0)
         if gate == STEP:
             d *= 1.0 - scales[MOMENTUM] * _sigmoid(products, bias, MOMENTUM, by_token, head, inside, H)
         if gate == MOMENTUM:
             step = scales[STEP] * _sigmoid(products, bias, STEP, by_token, head, inside, H)
             d -= tl.load(d_gates[STEP] + by_head, inside, 0.0) * step
-        d *= scales[gate] * sigmoid * (1.0 - sigmoid)
+        d *= scales[gate] * value * (1.0 - value)
         tl.store(d_products + by_token + gate * H, d.to(d_products.dtype.element_ty), inside)
         tl.store(d_bias + share + gate * H, tl.sum(d, 0), head < H)
 
