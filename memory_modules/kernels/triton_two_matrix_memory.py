@@ -42,7 +42,7 @@ def slices_for(hidden: int, on_gpu: bool) -> Slices:
 def two_matrix_memory(
     q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor | None, Tensor | None, Tensor], first: Tensor, second: Tensor,
     activation: str, residual: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, list[tuple[Tensor, ...]]]:  # fmt: skip
     """Runs n equal chunks, the gradients of each taken at the memory as it finds it.
 
     Args:
@@ -54,13 +54,16 @@ def two_matrix_memory(
         residual: whether M(x) = x + MLP(x).
 
     Returns:
-        y [b, n c, h, d] in q's type, and first and second after the last chunk, float32.
+        y [b, n c, h, d] in q's type, and the p parts of first and of second after the last chunk, [b h, in, out] each,
+        float32.
     """
     if _for_hopper(q):
         from titanlab.memory_modules.kernels.hopper.two_matrix_memory import HopperTwoMatrixMemory
 
-        return HopperTwoMatrixMemory.apply(activation, residual, q, k, v, *gates, first, second)
-    return _TwoMatrixMemory.apply(activation, residual, q, k, v, *gates, first, second)
+        y, *parts = HopperTwoMatrixMemory.apply(activation, residual, q, k, v, *gates, first, second)
+        return y, [tuple(parts[: len(parts) // 2]), tuple(parts[len(parts) // 2 :])]
+    y, *ends = _TwoMatrixMemory.apply(activation, residual, q, k, v, *gates, first, second)
+    return y, [end.unbind(1) for end in ends]
 
 
 GLUON = (3, 6)

@@ -102,8 +102,8 @@ def deep_memory(
                 queries, keys, values = (to_chunks(x.to(dtype), piece) for x in (q, k, v))
                 reference = [_grouped(matrix) for matrix in state.reference]
                 gates = chunk_gates(kept, carried, rates)
-                y, parts = dual_form(queries, keys, values, gates, reference, _stacked(state), activation, residual)
-                y = from_chunks(y, q.shape[0])
+                y, wholes = dual_form(queries, keys, values, gates, reference, _stacked(state), activation, residual)
+                y, parts = from_chunks(y, q.shape[0]), [whole.unbind(1) for whole in wholes]
             outputs.append(y)
             state = _advanced(state, parts, piece, chunk_size)
     return joined(outputs, q, q.dtype), state
@@ -152,8 +152,8 @@ def _for_kernels(piece: Piece, state: DeepMemoryState, chunk_size: int) -> bool:
 def _by_kernels(
     q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor | None, Tensor | None, Tensor], piece: Piece,
     state: DeepMemoryState, activation: str, residual: bool,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """A piece of the sequence by Triton's kernels."""
+) -> tuple[Tensor, Sequence[Sequence[Tensor]]]:  # fmt: skip
+    """A piece of the sequence by Triton's kernels; of every layer memory and momentum after it, [b h, in, out] each."""
     from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, matrix_memory
     from titanlab.memory_modules.kernels.triton_two_matrix_memory import two_matrix_memory
 
@@ -162,17 +162,17 @@ def _by_kernels(
     queries, keys, values = (x.to(common)[:, piece.start : stop] for x in (q, k, v))
     if len(state.weights) == 2:
         first, second = _stacked(state)
-        y, *after = two_matrix_memory(queries, keys, values, gates, first, second, activation, residual)
-        return y, after
+        return two_matrix_memory(queries, keys, values, gates, first, second, activation, residual)
     if len(state.weights) > 2:
         from titanlab.memory_modules.kernels.triton_deeper_memory import deeper_memory
 
-        return deeper_memory(queries, keys, values, gates, _stacked(state), activation, residual)
+        y, wholes = deeper_memory(queries, keys, values, gates, _stacked(state), activation, residual)
+        return y, [whole.unbind(1) for whole in wholes]
     arrays = gates_for(*gates, common)
     fresh = state.reference[0] is state.weights[0]
     reference = None if fresh else _grouped(state.reference[0])
-    y, parts = matrix_memory(queries, keys, values, arrays, reference, _stacked(state)[0], residual)
-    return y, [parts]
+    y, whole = matrix_memory(queries, keys, values, arrays, reference, _stacked(state)[0], residual)
+    return y, [whole.unbind(1)]
 
 
 def _grouped(matrix: Tensor) -> Tensor:
@@ -217,11 +217,12 @@ class _Rejoined(torch.autograd.Function):
         return None, *d_whole.unflatten(0, ctx.groups).unbind(2)
 
 
-def _advanced(state: DeepMemoryState, stacked: Sequence[Tensor], piece: Piece, chunk_size: int) -> DeepMemoryState:
-    """The state after a piece, from its parts [b * h, p, in, out]."""
+def _advanced(
+    state: DeepMemoryState, layers: Sequence[Sequence[Tensor]], piece: Piece, chunk_size: int
+) -> DeepMemoryState:
+    """The state after a piece, from memory and momentum [b * h, in, out] of every layer."""
     groups = state.weights[0].shape[:2]
-    # cut at once: the gradient of each slice alone would be a whole array of zeros
-    families = list(zip(*(parts.unflatten(0, groups).unbind(2) for parts in stacked), strict=True))
+    families = list(zip(*([part.unflatten(0, groups) for part in parts] for parts in layers), strict=True))
     weights, momentum = families[0], families[1] if state.momentum else ()
     position = (state.position + piece.chunks * piece.size) % chunk_size
     reference = state.reference if int(position[0]) else weights  # a chunk ended: the next one starts here

@@ -27,8 +27,9 @@ WIDEST = 8192
 """Length of a row up to which these kernels are used."""
 NUMBERS = 2048
 """Of rows that a program holds at once."""
-ROUNDS = 8
-"""How often a program of the backward pass does so: each leaves a gradient of the weight, to be added up."""
+ROUNDS, PROGRAMS = 8, 528
+"""How often at most a program of the backward pass does so, where so many programs are left: each leaves a gradient of
+the weight, to be added up."""
 
 
 def normed_rows(
@@ -104,14 +105,15 @@ class _NormedPieces(torch.autograd.Function):
         d_y = d_y.contiguous()
         d_rows = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in rows]
         calls = _calls(weight, ctx.eps, ctx.use, ctx.count, rows)
-        grids = [call.grid(ROUNDS) for call, _ in calls]
+        rounds = [call.rounds() for call, _ in calls]
+        grids = [call.grid(count) for (call, _), count in zip(calls, rounds, strict=True)]
         ends = list(accumulate(across * batch for across, batch in grids))
         d_weight = torch.empty(ends[-1], weight.shape[0], dtype=torch.float32, device=weight.device)
-        for piece, ((call, place), grid) in enumerate(zip(calls, grids, strict=True)):
+        for piece, ((call, place), grid, count) in enumerate(zip(calls, grids, rounds, strict=True)):
             d_x, d_other = d_rows[piece], d_rows[piece - ctx.count]  # the other one's, if there is one
             _backward[grid](
                 *call.inputs, d_y[:, place], d_x, d_other, d_weight[ends[piece] - grid[0] * grid[1] :], *call.sizes,
-                d_y.stride(0), ROUNDS=ROUNDS, **call.constants,
+                d_y.stride(0), ROUNDS=count, **call.constants,
             )  # fmt: skip
         d_added = None if ctx.added is None else d_y.to(ctx.added)
         return summed_shares(d_weight).to(weight.dtype), d_added, None, None, None, None, *d_rows
@@ -138,6 +140,13 @@ class _Call:
         width = triton.next_power_of_2(dim)
         self.block = max(1, NUMBERS // width)
         self.constants = {"USE": use, "D": dim, "BR": self.block, "BD": width}
+
+    def rounds(self) -> int:
+        """Of a program of the backward pass, a power of 2."""
+        blocks, rounds = self.grid(1)[0] * self.batch, ROUNDS
+        while rounds > 1 and blocks < rounds * PROGRAMS:
+            rounds //= 2
+        return rounds
 
     def grid(self, rounds: int) -> tuple[int, int]:
         return triton.cdiv(self.rows, self.block * rounds), self.batch

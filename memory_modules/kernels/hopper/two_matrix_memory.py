@@ -35,7 +35,7 @@ class HopperTwoMatrixMemory(torch.autograd.Function):
     def forward(
         ctx: Any, activation: str, residual: bool, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None,
         momentum: Tensor | None, step: Tensor, first: Tensor, second: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         gates = [x.contiguous() for x in gates_for(keep, momentum, step, q.dtype)]
         q, k, v, first, second = (x.contiguous() for x in (q, k, v, first, second))
         call = _Call(q, gates[0], first, activation, residual)
@@ -52,17 +52,18 @@ class HopperTwoMatrixMemory(torch.autograd.Function):
             marks = [x for state in states for x in state]
             ctx.save_for_backward(q, k, keep, momentum, step, errors, *marks)
         ctx.call = call
-        return y, *end
+        # each for itself, so that gradients of W and S come apart: they are never put together
+        return y, *(part for matrix in end for part in matrix.unbind(1))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_y: Tensor, d_end_1: Tensor, d_end_2: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_y: Tensor, *d_parts: Tensor) -> tuple[Tensor | None, ...]:
         q, k, keep, momentum, step, errors, *marks = ctx.saved_tensors
         call: _Call = ctx.call
         again = GatesAgain((keep, momentum, step), ctx.needs_input_grad[5:8], q.dtype)
         gates = [x.detach().contiguous() for x in again.made]
-        d_end = tuple(x.contiguous() for x in (d_end_1, d_end_2))
-        d_state = tuple(torch.empty_like(x) for x in d_end)
+        d_state = tuple(torch.empty_like(x) for x in marks[:2])
+        d_end = _Ends.of(*d_parts)
         d_q, d_k, d_v, *d_gates = (torch.empty_like(x) for x in (q, k, q, *gates))
         starts, left = call.memories(call.stretch), call.left()
         d_y = d_y.contiguous()
@@ -74,7 +75,7 @@ class HopperTwoMatrixMemory(torch.autograd.Function):
                 found = starts[short.begin - stretch.begin :]
                 call.back_through_queries(q, k, gates, errors, found, d_y, d_q, d_gates, left, short)
                 call.walk_back(q, k, gates, errors, d_y, found, left, d_v, d_end, d_state, short)
-                d_end = d_state
+                d_end = _Ends.of(*(part for matrix in d_state for part in matrix.unbind(1)))
                 call.back_through_writes(k, gates, errors, found, left, d_v, d_k, d_gates, short)
         return (None, None, d_q, d_k, d_v, *again.gradients(*d_gates), *d_state)
 
@@ -84,6 +85,30 @@ class _Stretch(NamedTuple):
 
     begin: int
     chunks: int
+
+
+class _Ends(NamedTuple):
+    """Gradients of the state after a stretch, where they are."""
+
+    parts: tuple[Tensor, Tensor, Tensor, Tensor]
+    """Of W1, S1, W2, S2; without momentum W stands for S."""
+    w_step: int
+    """Numbers from head to head."""
+    s_step: int
+
+    @staticmethod
+    def of(*parts: Tensor) -> _Ends:
+        """From those of W1, S1, W2, S2 or, without momentum, W1, W2; [g, in, out] each."""
+        pairs = [_alike(*pair) for pair in zip(parts[: len(parts) // 2], parts[len(parts) // 2 :], strict=True)]
+        (w1, w2), (s1, s2) = pairs[0], pairs[-1]
+        return _Ends((w1, s1, w2, s2), w1.stride(0), s1.stride(0))
+
+
+def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as they are, if their heads are whole and as far from one another."""
+    if first[0].is_contiguous() and second[0].is_contiguous() and first.stride(0) == second.stride(0):
+        return first, second
+    return first.contiguous(), second.contiguous()
 
 
 class _Left(NamedTuple):
@@ -171,14 +196,14 @@ class _Call:
 
     def walk_back(
         self, q: Tensor, k: Tensor, gates: list[Tensor], errors: Tensor, d_y: Tensor, starts: Tensor, left: _Left,
-        d_v: Tensor, d_end: tuple[Tensor, ...], d_state: tuple[Tensor, ...], stretch: _Stretch,
+        d_v: Tensor, d_end: _Ends, d_state: tuple[Tensor, ...], stretch: _Stretch,
     ) -> None:  # fmt: skip
         read, _, write, mix = gates
         groups = self._groups(self.slices)
         walk_back[(groups * self.slices,)](
             q, k, read, write, mix, errors, d_y, starts, left.wanted, left.d_asked, left.d_errors, left.d_backs,
-            left.d_values, d_v, *d_end, *d_state, left.d_asked, left.d_ends, self._counter(),
-            self._places(groups, self.slices), self.n, self.g, groups, *stretch,
+            left.d_values, d_v, *d_end.parts, *d_state, left.d_asked, left.d_ends, self._counter(),
+            self._places(groups, self.slices), self.n, self.g, groups, *stretch, d_end.w_step, d_end.s_step,
             **self._of_walk(self.units, self.slices),
         )  # fmt: skip
 

@@ -38,16 +38,17 @@ from titanlab.memory_modules.kernels.hopper.tiles import (
 from titanlab.memory_modules.kernels.hopper.two_matrix_walk import places_of_state, writing_gates
 
 
-@jit(do_not_specialize=["n", "g", "groups", "begin", "count"])
+@jit(do_not_specialize=["n", "g", "groups", "begin", "count", "w_step", "s_step"])
 def walk_back(  # type: ignore[no-untyped-def]
     q, k, read, write, mix, errors, d_y, starts, wanted, d_asked, d_errors, d_backs, d_values,
-    d_v, d_end_1, d_end_2, d_state_1, d_state_2, d_keys, d_ends, counters, parts,
-    n, g, groups, begin, count,
+    d_v, d_w1_end, d_s1_end, d_w2_end, d_s2_end, d_state_1, d_state_2, d_keys, d_ends, counters, parts,
+    n, g, groups, begin, count, w_step, s_step,
     H: constexpr, c: constexpr, F: constexpr, D: constexpr, BC: constexpr, BD: constexpr, BF: constexpr, P: constexpr,
     BR: constexpr, L: constexpr, MOMENTUM: constexpr, RESIDUAL: constexpr, ACTIVATION: constexpr, THREADS: constexpr,
 ):  # fmt: skip
-    """From the last chunk of a stretch to the first, with the gradients of the state after it, d_end_1 and _2, and
-    before it, d_state_1 and _2, which may stand where the others stood. Grid and counters as of `walk`.
+    """From the last chunk of a stretch to the first, with the gradients of the state after it (of W and S apart, w_step
+    and s_step from head to head) and before it, d_state_1 and _2, where the others may stand. Grid and counters as of
+    `walk`.
 
     From the queries of the stretch's chunks: wanted (Y1), d_asked (g(Z1)), and their shares of g(D), g(X) and g(E),
     d_backs, d_values and d_errors [count, g, BC, BD]. For `back_through_writes`: d_keys (g(Z)), which may stand where
@@ -71,11 +72,13 @@ def walk_back(  # type: ignore[no-untyped-def]
     for turn in range(lang.cdiv(g - group, groups)):
         head = group.to(lang.int64) + turn * groups
         first, second, inside = places_of_state(head, part, p, F, D, BD, BF, L)
-        g_w1, g_w2 = lang.load(d_end_1 + first, inside, 0.0), lang.load(d_end_2 + second, inside, 0.0)
+        w_head, s_head = head * (w_step - p * D * F), head * (s_step - p * D * F)
+        g_w1 = lang.load(d_w1_end + w_head + first, inside, 0.0)
+        g_w2 = lang.load(d_w2_end + w_head + second, inside, 0.0)
         g_s1, g_s2 = g_w1, g_w2
         if MOMENTUM:
-            g_s1 = lang.load(d_end_1 + D * F + first, inside, 0.0)
-            g_s2 = lang.load(d_end_2 + D * F + second, inside, 0.0)
+            g_s1 = lang.load(d_s1_end + s_head + first, inside, 0.0)
+            g_s2 = lang.load(d_s2_end + s_head + second, inside, 0.0)
         rows_asked = _ask_rows(
             k, q, d_y, errors, key_room, query_room, asked_room, error_room, chunks, begin + count - 1, head, n, g,
             H, c, D, BC, BD,
