@@ -25,8 +25,8 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 BOUNDS = {"float32": 1e-5, "bfloat16": 6e-3, "float16": 2e-3}
-BLOCK = 5e-5
-"""Of a whole block in float32; the gradient of a gate's bias is a small sum of large numbers."""
+BLOCK = 2.0
+"""How many times as far from float64 as torch's own operations a whole block in float32 may be."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_interpreted_kernels_equal_float64(case: Any, interpreted: dict[str, Any
 
 @needs_triton
 @pytest.mark.parametrize("architecture", ["mac", "mag"])
-def test_a_block_with_interpreted_kernels_equals_one_without(architecture: str, interpreted: dict[str, Any]) -> None:
+def test_a_block_with_interpreted_kernels_is_as_exact(architecture: str, interpreted: dict[str, Any]) -> None:
     assert_small(architecture, interpreted[architecture], BLOCK)
 
 
@@ -71,7 +71,7 @@ def test_kernels_on_a_gpu_equal_float64(case: Any, compiled: dict[str, Any]) -> 
 @needs_triton
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("architecture", ["mac", "mag"])
-def test_a_block_with_kernels_on_a_gpu_equals_one_without(architecture: str, compiled: dict[str, Any]) -> None:
+def test_a_block_with_kernels_on_a_gpu_is_as_exact(architecture: str, compiled: dict[str, Any]) -> None:
     assert_small(architecture, compiled[architecture], BLOCK)
 
 

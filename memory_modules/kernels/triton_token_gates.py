@@ -15,7 +15,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from titanlab.platform.fused_kernels.sigmoid import sigmoid
 from titanlab.platform.fused_kernels.summed_shares import summed_shares
 
 HEADS = 16
@@ -97,9 +96,11 @@ def _forward(  # type: ignore[no-untyped-def]
     """Some tokens and heads of all gates a program; a tile turns on its way from rows of tokens to rows of heads."""
     by_token, by_head, head, inside = _places(T, H, COUNT, BT, BH)
     for gate in tl.static_range(COUNT):
-        value = scales[gate] * _sigmoid(products, bias, gate, by_token, head, inside, H)
+        value, _ = _sigmoid(products, bias, gate, by_token, head, inside, H)
+        value *= scales[gate]
         if gate == STEP:
-            value *= 1.0 - scales[MOMENTUM] * _sigmoid(products, bias, MOMENTUM, by_token, head, inside, H)
+            momentum, _ = _sigmoid(products, bias, MOMENTUM, by_token, head, inside, H)
+            value *= 1.0 - scales[MOMENTUM] * momentum
         tl.store(gates[gate] + by_head, value, inside)
 
 
@@ -112,14 +113,15 @@ def _backward(  # type: ignore[no-untyped-def]
     by_token, by_head, head, inside = _places(T, H, COUNT, BT, BH)
     share = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * (COUNT * H) + head
     for gate in tl.static_range(COUNT):
-        value = _sigmoid(products, bias, gate, by_token, head, inside, H)
+        _, slope = _sigmoid(products, bias, gate, by_token, head, inside, H)
         d = tl.load(d_gates[gate] + by_head, inside, 0.0)
         if gate == STEP:
-            d *= 1.0 - scales[MOMENTUM] * _sigmoid(products, bias, MOMENTUM, by_token, head, inside, H)
+            momentum, _ = _sigmoid(products, bias, MOMENTUM, by_token, head, inside, H)
+            d *= 1.0 - scales[MOMENTUM] * momentum
         if gate == MOMENTUM:
-            step = scales[STEP] * _sigmoid(products, bias, STEP, by_token, head, inside, H)
-            d -= tl.load(d_gates[STEP] + by_head, inside, 0.0) * step
-        d *= scales[gate] * value * (1.0 - value)
+            step, _ = _sigmoid(products, bias, STEP, by_token, head, inside, H)
+            d -= tl.load(d_gates[STEP] + by_head, inside, 0.0) * (scales[STEP] * step)
+        d *= scales[gate] * slope
         tl.store(d_products + by_token + gate * H, d.to(d_products.dtype.element_ty), inside)
         tl.store(d_bias + share + gate * H, tl.sum(d, 0), head < H)
 
@@ -137,5 +139,9 @@ def _places(T, H, COUNT: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr):  # t
 
 @triton.jit
 def _sigmoid(products, bias, gate: tl.constexpr, by_token, head, inside, H):  # type: ignore[no-untyped-def]
+    """sigmoid(product + bias) and its slope, exact where the value is next to 1, as that of `keep` is."""
     product = tl.load(products + by_token + gate * H, inside, 0.0).to(tl.float32)
-    return sigmoid(product + tl.load(bias + gate * H + head, head < H, 0.0)[None, :])
+    x = product + tl.load(bias + gate * H + head, head < H, 0.0)[None, :]
+    rest = tl.minimum(tl.exp(-x), 1e38)  # finite, so that what it is multiplied with may be 0
+    value = 1.0 / (1.0 + rest)
+    return value, rest * value * value
