@@ -15,6 +15,7 @@ from titanlab.architectures.attention.streaming import Asked, SegmentAttention
 from titanlab.architectures.persistent import PersistentTokens
 from titanlab.platform.architecture import ARCHITECTURES, Architecture, ArchitectureConfig
 from titanlab.platform.config import no_result
+from titanlab.platform.made_once import for_all_pieces
 from titanlab.platform.memory import MemoryConfig
 from titanlab.platform.norms import RMSNorm, gated_by
 from titanlab.platform.tensors import Hidden, State
@@ -103,10 +104,11 @@ class Mac(Architecture):
         sizes = self._segments(x.shape[1], past)
         # What is asked for is known for all segments; cut once, since the gradient of each slice is a whole row.
         asked, questions = self.attention.ask(inputs, places, sizes), self._cut(self.memory.question(inputs), sizes)
-        for segment, question in zip(asked, questions, strict=True):
-            y, m, state = self._within_segment(segment, question, always, state)
-            ys.append(y)
-            ms.append(m)
+        with for_all_pieces():
+            for segment, question in zip(asked, questions, strict=True):
+                y, m, state = self._within_segment(segment, question, always, state)
+                ys.append(y)
+                ms.append(m)
         if not ys:
             return x, state
         return gated_by(ys, ms, self.gate_norm, added=x), state

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.fusion import fusible
+from titanlab.platform.made_once import made_once
 from titanlab.platform.tensors import Gate, Hidden, compute_type
 
 GateMode: TypeAlias = Literal["token", "chunk", "constant", "none"]
@@ -134,8 +135,13 @@ def token_gates(x: Hidden, gates: Sequence[SigmoidGate], without: tuple[int, int
         gates: the gates.
         without: numbers of a step and of a momentum among them; the step is multiplied by 1 - momentum.
     """
-    weight = torch.cat([gate.weight for gate in gates if gate.weight is not None])
-    bias = torch.cat([gate.bias for gate in gates])
+    weights: list[Tensor] = [gate.weight for gate in gates if gate.weight is not None]
+    dtype = compute_type(weights[0])
+
+    def side_by_side() -> tuple[Tensor, Tensor]:
+        return torch.cat(weights).to(dtype), torch.cat([gate.bias for gate in gates])
+
+    weight, bias = made_once(side_by_side, weights, dtype)
     return _values(_lower_product(x, weight), bias, tuple(gate.scale for gate in gates), without)
 
 

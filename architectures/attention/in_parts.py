@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from titanlab.architectures.attention.backend import Call, Keys, Queries
-from titanlab.architectures.attention.merging import Part, merged
+from titanlab.architectures.attention.merging import Part, merged_part
 from titanlab.architectures.attention.without_cudnn import without_cudnn
 from titanlab.platform.fused_kernels.choice import kernels_take
 
@@ -210,7 +210,7 @@ class _InParts(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         parts = zip(kernels, _given(has_prefix, causal, tensors), strict=True)
         answers = [kernel.forward(*rows, scale, is_causal) for kernel, (rows, is_causal) in parts]
-        whole = Part(merged([part for part, _ in answers]), reduce(torch.logaddexp, [x.part.log_sum for x in answers]))
+        whole = merged_part([part for part, _ in answers])
         ctx.save_for_backward(*tensors, *whole)
         ctx.kernels, ctx.scale, ctx.has_prefix, ctx.causal = kernels, scale, has_prefix, causal
         ctx.rests = [rest for _, rest in answers]

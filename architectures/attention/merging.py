@@ -37,6 +37,17 @@ def merged(parts: Sequence[Part]) -> Queries:
     return _weighted(outs, torch.stack(log_sums))
 
 
+def merged_part(parts: Sequence[Part]) -> Part:
+    """The output over the keys of all parts, and the logarithm of the sum over them; without a gradient."""
+    outs, log_sums = [part.out for part in parts], [part.log_sum for part in parts]
+    if kernels_take(*outs, *log_sums):
+        from titanlab.platform.fused_kernels.weighted_parts import fits, weighted_with_sum
+
+        if fits(outs):
+            return Part(*weighted_with_sum(outs, log_sums))
+    return Part(_weighted(outs, torch.stack(log_sums)), torch.logsumexp(torch.stack(log_sums), 0))
+
+
 @fusible
 def _weighted(outs: Sequence[Queries], log_sums: Float[Tensor, "n b h t"]) -> Queries:
     weights = log_sums.softmax(0)

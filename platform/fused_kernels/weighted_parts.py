@@ -40,16 +40,24 @@ def weighted_parts(outs: Sequence[Tensor], log_sums: Sequence[Tensor]) -> Tensor
     return _WeightedParts.apply(len(outs), *rows, *log_sums)
 
 
+def weighted_with_sum(outs: Sequence[Tensor], log_sums: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The same without a gradient, and the logarithm of the sum over all parts, [b, h, t] in float32."""
+    outs = [out if out.stride(-1) == 1 else out.contiguous() for out in outs]
+    batch, heads, time, dim = outs[0].shape
+    y = torch.empty(batch, time, heads, dim, dtype=outs[0].dtype, device=outs[0].device)
+    log_sum = torch.empty(batch, heads, time, dtype=torch.float32, device=y.device)
+    call = _Call(outs, log_sums)
+    _forward[call.grid](*call.inputs, y, log_sum, *call.sizes, **call.constants)
+    return y.transpose(1, 2), log_sum
+
+
 class _WeightedParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, count: int, *parts: Tensor) -> Tensor:
-        batch, heads, time, dim = parts[0].shape
-        y = torch.empty(batch, time, heads, dim, dtype=parts[0].dtype, device=parts[0].device)
-        call = _Call(parts[:count], parts[count:])
-        _forward[call.grid](*call.inputs, y, *call.sizes, **call.constants)
+        y, _ = weighted_with_sum(parts[:count], parts[count:])
         ctx.save_for_backward(*parts)
         ctx.count = count
-        return y.transpose(1, 2)
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -84,9 +92,9 @@ class _Call:
 
 @triton.jit
 def _forward(  # type: ignore[no-untyped-def]
-    out_0, out_1, out_2, sum_0, sum_1, sum_2, y, time, H, row_0, head_0, step_0, row_1, head_1, step_1, row_2, head_2,
-    step_2, sum_row_0, sum_head_0, sum_step_0, sum_row_1, sum_head_1, sum_step_1, sum_row_2, sum_head_2, sum_step_2,
-    COUNT: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
+    out_0, out_1, out_2, sum_0, sum_1, sum_2, y, log_sum, time, H, row_0, head_0, step_0, row_1, head_1, step_1, row_2,
+    head_2, step_2, sum_row_0, sum_head_0, sum_step_0, sum_row_1, sum_head_1, sum_step_1, sum_row_2, sum_head_2,
+    sum_step_2, COUNT: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     rows, dims = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, BD)
@@ -112,6 +120,7 @@ def _forward(  # type: ignore[no-untyped-def]
         x = tl.load(out_2 + batch * row_2 + (token * step_2 + head * head_2)[:, None] + places, inside, 0.0)
         mixed += x.to(tl.float32) * w_2[:, None]
     mixed = mixed / total[:, None]
+    tl.store(log_sum + (batch * H + head) * time + token, most + tl.log(total), real)
     tl.store(y + (batch * time * H + rows)[:, None] * D + places, mixed.to(y.dtype.element_ty), inside)
 
 

@@ -1,0 +1,65 @@
+"""What is made of weights alone is made once for all pieces of a row."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from titanlab.memory_modules import gates
+from titanlab.platform.architecture import ARCHITECTURES
+from titanlab.platform.made_once import for_all_pieces, made_once
+from titanlab.platform.memory import MEMORY_MODULES
+
+
+def test_it_is_made_anew_for_other_weights_other_conditions_and_outside() -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(len(made))
+        return made[-1]
+
+    a, b = torch.zeros(1), torch.zeros(1)
+    assert [made_once(make, [a]), made_once(make, [a])] == [0, 1]
+    with for_all_pieces():
+        assert [made_once(make, [a]), made_once(make, [a])] == [2, 2]
+        assert [made_once(make, [b]), made_once(make, [a], 1)] == [3, 4]
+        with torch.no_grad():  # what has no gradient is none for a call that wants one
+            assert made_once(make, [a]) == 5
+        with for_all_pieces():
+            assert made_once(make, [a]) == 6
+        assert made_once(make, [a]) == 2
+    assert made_once(make, [a]) == 7
+
+
+def test_a_tensor_that_is_gone_is_not_taken_for_another() -> None:
+    with for_all_pieces():
+        for number in range(100):  # without what keeps them, some would stand at the same place
+            weight = torch.full((1,), float(number))
+            assert made_once(lambda weight=weight: weight.item(), [weight]) == number
+
+
+def test_the_segments_of_mac_share_their_gates_weights_and_the_gradient_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    memory = MEMORY_MODULES.resolve({"type": "titans", "heads": 2, "chunk_size": 4})
+    block = ARCHITECTURES.resolve({"type": "mac", "heads": 2, "segment": 8}).build(16, memory).double()
+    x = torch.randn(2, 32, 16, dtype=torch.float64)
+
+    def gradients() -> list[Tensor]:
+        y, _ = block(x, block.initial_state(2))
+        return list(torch.autograd.grad(y.square().sum(), list(block.parameters())))
+
+    joined, cat = [], torch.cat
+
+    def counted(tensors, *rest):
+        joined.append(any(tensor is block.memory.keep.weight for tensor in tensors))
+        return cat(tensors, *rest)
+
+    monkeypatch.setattr(torch, "cat", counted)
+    shared, once = gradients(), sum(joined)
+    monkeypatch.setattr(gates, "made_once", lambda make, weights, *conditions: make())
+    joined.clear()
+    apart = gradients()
+    assert (once, sum(joined)) == (1, 4)  # segments
+    for one, other in zip(shared, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
