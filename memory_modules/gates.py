@@ -141,7 +141,7 @@ def token_gates(x: Hidden, gates: Sequence[SigmoidGate], without: tuple[int, int
     def side_by_side() -> tuple[Tensor, Tensor]:
         return torch.cat(weights).to(dtype), torch.cat([gate.bias for gate in gates])
 
-    weight, bias = made_once(side_by_side, weights, dtype)
+    weight, bias = made_once(side_by_side, [*weights, *(gate.bias for gate in gates)], dtype)
     return _values(_lower_product(x, weight), bias, tuple(gate.scale for gate in gates), without)
 
 

@@ -18,6 +18,9 @@ _MADE: ContextVar[dict[tuple[Any, ...], Any] | None] = ContextVar("titanlab_made
 @contextmanager
 def for_all_pieces() -> Iterator[None]:
     """Within it (in this thread), `made_once` hands out again what it made; weights must not change meanwhile."""
+    if torch.compiler.is_compiling():
+        yield
+        return
     before = _MADE.set({})
     try:
         yield
@@ -26,11 +29,11 @@ def for_all_pieces() -> Iterator[None]:
 
 
 def made_once(make: Callable[[], R], weights: Sequence[Tensor], *conditions: object) -> R:
-    """What `make` returns or, within `for_all_pieces`, what it returned before.
+    """What `make` returns or, within `for_all_pieces`, what it returned before; all of it is kept until the end.
 
     Args:
         make: makes it.
-        weights: of these.
+        weights: all tensors that it is made of. A parametrized weight is another one each time, so made each time.
         conditions: on which it depends besides, the type for instance.
     """
     made = _MADE.get()

@@ -203,6 +203,12 @@ def cases(sizes: Sizes, dtype: str) -> list[Case]:
     made: list[tuple[str, Function, dict[str, tuple[int, ...]], set[str]]] = [
         ("convolved", convolved, {"x": three, "before": (b, 3, 3 * h * d), "taps": taps}, {"before", "taps"}),
         ("values as they are", values_as_they_are, {"x": three, "before": (b, 3, 3 * h * d), "taps": taps}, {"taps"}),
+        (
+            "six taps",
+            convolved,
+            {"x": three, "before": (b, 5, 3 * h * d), "taps": (3 * h * d, 1, 6)},
+            {"before", "taps"},
+        ),
         ("no taps", without_taps, {"x": three}, set()),
         ("cut", cut, {"x": three, "before": (b, 3, 3 * h * d), "taps": taps}, {"before", "taps"}),
         ("asked", asked, {"x": wide, "taps": (h * d, 1, 4)}, {"taps"}),

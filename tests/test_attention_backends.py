@@ -95,6 +95,11 @@ def flash_attn_4_bwd(q, k, v, out, dout, lse, softmax_scale=None, causal=False, 
     return tuple(x.transpose(1, 2) for x in (d_scores @ k, d_scores.mT @ q, weights.mT @ d_out))
 
 
+def another_bwd(q, k, v, dout, out, lse, softmax_scale=None, causal=False, *, deterministic=False):
+    """As another version might have it."""
+    raise AssertionError("it was called all the same")
+
+
 def flash_attn_2_func(
     q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None,
     deterministic=False, return_attn_probs=False,
@@ -139,6 +144,18 @@ def test_flash_attn_4_with_its_merging_is_exact(install, monkeypatch, pattern, p
         monkeypatch.setattr(sys.modules[__name__], "_flash_attn_bwd", flash_attn_4_bwd, raising=False)
     assert getattr(kernel_for((9, 0)), "can_go_back", None) is back
     call, leaves = call_for(pattern, prefix, time, past)
+    for actual, expected in zip(
+        outputs(FlashBackend(), call, leaves), outputs(SdpaBackend(), call, leaves), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+def test_a_backward_kernel_with_other_arguments_is_left_alone(install, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "_flash_attn_bwd", another_bwd, raising=False)
+    install(**GENERATIONS[4])
+    kernel = kernel_for((9, 0))
+    assert not isinstance(kernel, str) and not kernel.can_go_back
+    call, leaves = call_for(Causal(2), 4, 12, 0)
     for actual, expected in zip(
         outputs(FlashBackend(), call, leaves), outputs(SdpaBackend(), call, leaves), strict=True
     ):
@@ -216,15 +233,17 @@ def test_cudnns_gradient_is_given_the_output_in_the_layout_of_queries(heads_side
     given: list[Tensor] = []
 
     def backward(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, *rest: Any, scale: float) -> Any:
-        given.append(out)
+        given.extend([out, d_out])
         return q, k, v
 
     monkeypatch.setattr(in_parts, "_aten", SimpleNamespace(_scaled_dot_product_cudnn_attention_backward=backward))
     out = torch.randn(2, 5, 3, 4).transpose(1, 2)  # heads of a token side by side
     q = torch.randn_like(out) if heads_side_by_side else torch.randn(2, 3, 5, 4)
-    CudnnPart().backward(out, q, q, q, Part(out, torch.zeros(2, 3, 5)), (None,) * 6, 0.5, causal=True)
-    assert torch.equal(given[0], out) and given[0].stride() == q.stride()
-    assert (given[0] is out) == heads_side_by_side  # copied only where it must be
+    d_out = torch.randn(2, 3, 5, 4)
+    CudnnPart().backward(d_out, q, q, q, Part(out, torch.zeros(2, 3, 5)), (None,) * 6, 0.5, causal=True)
+    assert torch.equal(given[0], out) and torch.equal(given[1], d_out)
+    assert given[0].stride() == given[1].stride() == q.stride()
+    assert (given[0] is out) == heads_side_by_side == (given[1] is not d_out)  # copied only where it must be
 
 
 @pytest.mark.parametrize(

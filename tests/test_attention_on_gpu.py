@@ -20,11 +20,14 @@ pytestmark = [
 NAMES: tuple[AttentionName, ...] = ("sdpa", "flex", "flash")
 
 
-def outputs(attention: AttentionName, leaves: list[Tensor], pattern: Pattern) -> list[Tensor]:
-    """What a backend answers, and its gradients."""
+def outputs(
+    attention: AttentionName, leaves: list[Tensor], pattern: Pattern, *, time_first: bool = False
+) -> list[Tensor]:
+    """What a backend answers, and its gradients; the output's gradient with the heads of a token side by side or not."""
     call = Call(*leaves[:3], pattern, leaves[0].shape[3] ** -0.5, Prefix(*leaves[3:]) if leaves[3:] else None)
     y = select(attention, call).attend(call)
     upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    upstream = upstream.transpose(1, 2).contiguous().transpose(1, 2) if time_first else upstream
     return [y.detach(), *torch.autograd.grad(y, leaves, upstream)]
 
 
@@ -117,8 +120,10 @@ def test_a_gradient_does_not_depend_on_calls_of_the_same_sizes_before(prefix_fir
               for size in (time, time, time, time, 16, 16)]  # fmt: skip
     for leaves in [narrow, narrow[:3]] if prefix_first else [narrow[:3], narrow]:
         wide = [leaf.detach().float().requires_grad_() for leaf in leaves]
-        for ours, reference in zip(outputs("sdpa", leaves, Causal()), outputs("sdpa", wide, Causal()), strict=True):
-            assert (ours.float() - reference).norm() <= 2e-2 * reference.norm()
+        for time_first in (False, True):
+            found = outputs("sdpa", leaves, Causal(), time_first=time_first)
+            for ours, reference in zip(found, outputs("sdpa", wide, Causal()), strict=True):
+                assert (ours.float() - reference).norm() <= 2e-2 * reference.norm()
 
 
 @torch.no_grad()

@@ -16,7 +16,14 @@ from titanlab.architectures.attention.flash_kernels import (
     kernel_for,
     widest_head,
 )
-from titanlab.architectures.attention.in_parts import Answer, FewKeysPart, PartKernel, Rows, attend_in_parts
+from titanlab.architectures.attention.in_parts import (
+    TRIED,
+    Answer,
+    FewKeysPart,
+    PartKernel,
+    Rows,
+    attend_in_parts,
+)
 from titanlab.architectures.attention.merging import Part, merged
 
 CHECKED_HEADS = {torch.bfloat16: (32, 64, 128), torch.float16: (64,)}
@@ -34,7 +41,7 @@ def was_checked(call: Call) -> bool:
     return (
         device == (9, 0)
         and q.shape[3] in (CHECKED_HEADS if has_window else CHECKED_CAUSAL_HEADS).get(q.dtype, ())
-        and call.pattern.keys_per_token == 1  # in mac sdpa was faster
+        and call.pattern.keys_per_token == 1  # in mac sdpa was faster, where Python is waited for
         and (call.prefix is None or has_window)
         and call.past == 0
         and q.shape[2] >= 512  # fewer are not worth the seconds that the first call takes
@@ -48,7 +55,8 @@ class FlashBackend(AttentionBackend):
 
     Its kernels know causal masks and windows. What is more is computed in parts and merged, which is exact: a prefix
     is a part of its own, for queries before rotation, and where keys_per_token keys stand at each token, the first of
-    each, the second, ... are a causal part each.
+    each, the second, ... are a causal part each. Where flash-attn 4's backward kernel can be had by itself, `in_parts`
+    computes causal calls without a cache; else log-sum-exps have gradients.
     """
 
     def obstacle(self, call: Call) -> str:
@@ -79,7 +87,8 @@ class FlashBackend(AttentionBackend):
             raise RuntimeError(kernel)
         if call.is_one_kernel:
             return _attend(kernel, call).out
-        if kernel.can_go_back and isinstance(call.pattern, Causal) and not call.past:
+        is_tried = capability(call.q.device) in TRIED and kernel.can_go_back
+        if is_tried and isinstance(call.pattern, Causal) and not call.past:
             package = PackagePart(kernel)
             of_prefix = FewKeysPart() if call.prefix and FewKeysPart.takes(Rows(*call.prefix)) else package
             own: list[PartKernel] = [package] * call.pattern.keys_per_token

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -67,8 +68,7 @@ class FlashAttention4(FlashKernel):
     def __init__(self, module: ModuleType) -> None:
         # Its kernels are built by a compiler of their own, whose calls torch.compile cannot follow.
         self._function: Callable[..., Any] = torch.compiler.disable(module.flash_attn_func)
-        # not a part of its interface, so it may have another name one day
-        back = vars(sys.modules.get(module.flash_attn_func.__module__, module)).get("_flash_attn_bwd")
+        back = _backward_of(module)
         self._back: Callable[..., Any] | None = None if back is None else torch.compiler.disable(back)
 
     @property
@@ -96,6 +96,17 @@ class FlashAttention4(FlashKernel):
             q, k, v, softmax_scale=scale, causal=causal, window_size=span, deterministic=deterministic, return_lse=True
         )
         return out, log_sum
+
+
+def _backward_of(module: ModuleType) -> Callable[..., Any] | None:
+    """flash-attn 4's backward kernel by itself. It is no part of the interface: None where a version does not have it
+    by the name and with the arguments that we know."""
+    back = vars(sys.modules.get(module.flash_attn_func.__module__, module)).get("_flash_attn_bwd")
+    if back is None:
+        return None
+    names = list(signature(back).parameters)
+    known = names[:6] == ["q", "k", "v", "out", "dout", "lse"]
+    return back if known and {"softmax_scale", "causal", "deterministic"} <= set(names) else None
 
 
 class FlashAttention2(FlashKernel):

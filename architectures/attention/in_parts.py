@@ -1,4 +1,4 @@
-"""One softmax over keys that are attended to in parts, by torch's own kernels or one for few keys, gradient included.
+"""One softmax over keys that are attended to in parts, each by a kernel of its own, gradient included.
 
 Each part's kernel answers with the logarithm of its sum, and the parts are merged (see `merging`). For the gradient no
 such logarithm needs one of its own: what a part's weights are in the whole softmax follows from the whole sum, and
@@ -88,7 +88,7 @@ class CudnnPart(PartKernel):
         self, d_out: Queries, q: Queries, k: Keys, v: Keys, whole: Part, rest: Sequence[Any], scale: float, causal: bool
     ) -> tuple[Queries, Keys, Keys]:
         lengths, random = rest[:4], rest[4:]
-        out = _in_layout_of(q, whole.out)
+        d_out, out = _in_layout_of(q, d_out), _in_layout_of(q, whole.out)
         with torch._C._AutoDispatchBelowAutograd():  # which would ask for a bias
             gradients = _aten._scaled_dot_product_cudnn_attention_backward(
                 d_out, q, k, v, out, whole.log_sum.unsqueeze(-1), *random, None, *lengths, 0.0, causal, scale=scale
@@ -97,8 +97,8 @@ class CudnnPart(PartKernel):
 
 
 def _in_layout_of(q: Queries, out: Queries) -> Queries:
-    """The output as cuDNN's own would stand in memory: torch keeps a plan of the gradient for sizes and strides of q, k
-    and v alone, and one made for another layout of the output reads the wrong numbers without a word."""
+    """The output, or its gradient, as cuDNN's own would stand in memory: torch keeps a plan of the gradient for sizes
+    and strides of q, k and v alone, and one made for another layout of these two reads wrong numbers without a word."""
     laid_out = torch.empty_like(q)
     return out if out.stride() == laid_out.stride() else laid_out.copy_(out)
 

@@ -45,7 +45,8 @@ def merged_part(parts: Sequence[Part]) -> Part:
 
         if fits(outs):
             return Part(*weighted_with_sum(outs, log_sums))
-    return Part(_weighted(outs, torch.stack(log_sums)), torch.logsumexp(torch.stack(log_sums), 0))
+    stacked = torch.stack(log_sums)
+    return Part(_weighted(outs, stacked), torch.logsumexp(stacked, 0))
 
 
 @fusible

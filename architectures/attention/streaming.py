@@ -69,7 +69,7 @@ class Asked(NamedTuple):
     keys: PerHead
     turned_keys: PerHead
     values: PerHead
-    rotation: Float[Tensor, "2 t d"]
+    rotation: Float[Tensor, "2 t half"]
     """Of the places."""
 
 
@@ -164,14 +164,14 @@ class SegmentAttention(nn.Module):
             call = CallInStreams(turned_queries, streams, scale, prefix)
         return self.heads.attend(call), empty if ends else after
 
-    def _found(self, retrieved: Hidden, rotation: Float[Tensor, "2 t d"]) -> tuple[KeyValues, Keys]:
+    def _found(self, retrieved: Hidden, turns: Float[Tensor, "2 t half"]) -> tuple[KeyValues, Keys]:
         """Keys and values of what memory holds, and the keys rotated."""
-        if kernels_take(retrieved, rotation):
+        if kernels_take(retrieved, turns):
             from titanlab.platform.fused_kernels.turned_pieces import fits, turned_keys_values
 
             if fits(retrieved.shape[-1] // self.heads.heads):
-                rows = turned_keys_values(self.heads.key_value(retrieved), rotation, self.heads.heads)
+                rows = turned_keys_values(self.heads.key_value(retrieved), turns, self.heads.heads)
                 keys, turned_keys, values = (x.transpose(1, 2) for x in rows)
                 return KeyValues(keys, values), turned_keys
         found = self.heads.project(retrieved)
-        return found, turned(found.keys, rotation)
+        return found, turned(found.keys, turns)

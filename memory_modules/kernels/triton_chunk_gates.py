@@ -40,7 +40,7 @@ class _ChunkGates(torch.autograd.Function):
         inner, mix = step.new_empty(n, g, c, c, dtype=inner_type), step.new_empty(n, g, p, p)
         _forward[(n * g,)](
             step if keep is None else keep, step if momentum is None else momentum, step, read, inner, write, mix,
-            g, *step.stride()[:2], **_options(ctx, keep, momentum, step),
+            g, *step.stride()[:2], **_options(keep, momentum, step),
         )  # fmt: skip
         ctx.save_for_backward(keep, momentum, step)
         return read, inner, write, mix
@@ -52,7 +52,7 @@ class _ChunkGates(torch.autograd.Function):
         n, g, c = step.shape
         d_step = torch.empty_like(step)  # of its strides, or where these leave gaps, of such without
         d_keep, d_momentum = (None if gate is None else torch.empty_like(d_step) for gate in (keep, momentum))
-        options = _options(ctx, keep, momentum, step)
+        options = _options(keep, momentum, step)
         marks = step.new_empty(n * g, triton.cdiv(c, SOME), 2, options["BC"])
         _backward[(n * g,)](
             step if keep is None else keep, step if momentum is None else momentum, step,
@@ -73,7 +73,7 @@ def _alike(keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> tuple[
     return keep, momentum, step.contiguous()
 
 
-def _options(ctx: Any, keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> dict[str, Any]:
+def _options(keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> dict[str, Any]:
     return {
         "c": step.shape[2],
         "BC": triton.next_power_of_2(step.shape[2]),

@@ -142,6 +142,6 @@ def _sigmoid(products, bias, gate: tl.constexpr, by_token, head, inside, H):  # 
     """sigmoid(product + bias) and its slope, exact where the value is next to 1, as that of `keep` is."""
     product = tl.load(products + by_token + gate * H, inside, 0.0).to(tl.float32)
     x = product + tl.load(bias + gate * H + head, head < H, 0.0)[None, :]
-    rest = tl.minimum(tl.exp(-x), 1e38)  # finite, so that what it is multiplied with may be 0
+    rest = tl.exp(-x)
     value = 1.0 / (1.0 + rest)
-    return value, rest * value * value
+    return value, tl.where(rest == float("inf"), 0.0, rest * value * value)

@@ -19,7 +19,7 @@ def nats_of_rows(logits: Tensor, targets: Tensor, mask: Tensor, *, gradient: boo
 
     Args:
         logits: [n, vocab], contiguous; with `gradient` the gradient of the nats' sum is written over them.
-        targets: [n], each of the vocabulary, also where the mask is 0.
+        targets: [n]; one that is none of the vocabulary makes a counted row NaN.
         mask: [n], float32: what a row's nats and gradient are multiplied by.
         gradient: whether it is wanted.
 
@@ -52,7 +52,10 @@ def _rows(  # type: ignore[no-untyped-def]
         most = greater
     peak = tl.max(most, 0)
     log_sum = peak + tl.log(tl.sum(total * tl.exp(most - peak), 0))
-    tl.store(nats + row, (log_sum - tl.load(logits + target).to(tl.float32)) * counts)
+    known = (target >= 0) & (target < vocab)
+    hit = tl.load(logits + target, known, 0.0).to(tl.float32)
+    nat = tl.where(known, log_sum - hit, float("nan")) * counts
+    tl.store(nats + row, tl.where(counts == 0.0, 0.0, nat))
     if GRADIENT:
         tl.debug_barrier()  # the target's logit is read before it is written over
         for start in range(0, vocab, BC):

@@ -118,19 +118,21 @@ def _rows_at_once(vocab: int) -> int:
 def _nats_and_gradient(
     logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"], mask: Float[Tensor, " n"], *, gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """The counted nats and, if it is wanted, their gradient in the logits' type, perhaps in their place."""
+    """The counted nats and, if it is wanted, their gradient in the logits' type, perhaps in their place; else these."""
     if kernels_take(logits[None], mask[None]):
         from titanlab.platform.fused_kernels.nats_of_rows import nats_of_rows
 
         return nats_of_rows(logits, targets, mask, gradient=gradient).sum(), logits
-    return _nats_and_gradient_in_torch(logits, targets, mask)
+    return _nats_and_gradient_in_torch(logits, targets, mask, gradient)
 
 
 @fusible
 def _nats_and_gradient_in_torch(
-    logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"], mask: Float[Tensor, " n"]
+    logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"], mask: Float[Tensor, " n"], gradient: bool
 ) -> tuple[Tensor, Tensor]:
     logs = F.log_softmax(logits, -1, dtype=mask.dtype)
     nats = -(logs.gather(1, targets[:, None])[:, 0] * mask).sum()
+    if not gradient:
+        return nats, logits
     hit = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
     return nats, ((logs.exp() - hit.to(mask.dtype)) * mask[:, None]).to(logits.dtype)
