@@ -329,9 +329,29 @@ def errors_of_a_block(architecture: str, device: str) -> dict[str, float]:
     return {name: error(ours, name) / (error(torchs, name) + 1e-6) for name in exact}
 
 
+def differences_of_bad_numbers(device: str) -> dict[str, float]:
+    """1 where NaN or an unknown id is taken for something else: a run has to learn of either."""
+    from titanlab.memory_modules.kernels.triton_token_gates import token_gates_on_gpu
+    from titanlab.platform.fused_kernels.nats_of_rows import nats_of_rows
+
+    products, bias = torch.zeros(1, 3, 4, device=device), torch.zeros(4, device=device)
+    products[0, 1, 2], products[0, 2, 0] = float("nan"), -200.0
+    gates = torch.stack(token_gates_on_gpu(products.requires_grad_(), bias, (1.0, 1.0), None))
+    (d_products,) = torch.autograd.grad(gates.sum(), products)
+    targets, mask = torch.tensor([1, 7, -100, -100], device=device), torch.tensor([1.0, 1.0, 1.0, 0.0], device=device)
+    nats = nats_of_rows(torch.zeros(4, 5, device=device), targets, mask, gradient=False)
+    found = {
+        "gates": gates.isnan().nonzero().tolist() == [[1, 0, 1, 0]],
+        "d products": d_products.isnan().nonzero().tolist() == [[0, 1, 2]],
+        "nats": nats.isnan().tolist() == [False, True, True, False],
+    }
+    return {name: float(not right) for name, right in found.items()}
+
+
 def main(device: str) -> None:
     for case in INTERPRETED if device == "cpu" else ON_A_GPU:
         print(json.dumps({"name": case.name, "errors": errors(case, device)}), flush=True)
+    print(json.dumps({"name": "bad numbers", "errors": differences_of_bad_numbers(device)}), flush=True)
     for architecture in ("mac", "mag"):
         print(json.dumps({"name": architecture, "errors": errors_of_a_block(architecture, device)}), flush=True)
 

@@ -23,7 +23,7 @@ NAMES: tuple[AttentionName, ...] = ("sdpa", "flex", "flash")
 def outputs(
     attention: AttentionName, leaves: list[Tensor], pattern: Pattern, *, time_first: bool = False
 ) -> list[Tensor]:
-    """What a backend answers, and its gradients; the output's gradient with the heads of a token side by side or not."""
+    """What a backend answers, and its gradients; that of the output may have the heads of a token side by side."""
     call = Call(*leaves[:3], pattern, leaves[0].shape[3] ** -0.5, Prefix(*leaves[3:]) if leaves[3:] else None)
     y = select(attention, call).attend(call)
     upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)

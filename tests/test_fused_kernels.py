@@ -52,6 +52,11 @@ def test_interpreted_kernels_equal_float64(case: Any, interpreted: dict[str, Any
 
 
 @needs_triton
+def test_no_interpreted_kernel_hides_what_is_no_number(interpreted: dict[str, Any]) -> None:
+    assert_small("bad numbers", interpreted["bad numbers"], 0.0)
+
+
+@needs_triton
 @pytest.mark.parametrize("architecture", ["mac", "mag"])
 def test_a_block_with_interpreted_kernels_is_as_exact(architecture: str, interpreted: dict[str, Any]) -> None:
     assert_small(architecture, interpreted[architecture], BLOCK)
@@ -64,6 +69,14 @@ def test_a_block_with_interpreted_kernels_is_as_exact(architecture: str, interpr
 @pytest.mark.parametrize("case", fused_cases.ON_A_GPU, ids=lambda case: case.name)
 def test_kernels_on_a_gpu_equal_float64(case: Any, compiled: dict[str, Any]) -> None:
     assert_small(case.name, compiled[case.name], BOUNDS[case.dtype])
+
+
+@pytest.mark.gpu
+@needs_gpu
+@needs_triton
+@pytest.mark.timeout(900)
+def test_no_kernel_on_a_gpu_hides_what_is_no_number(compiled: dict[str, Any]) -> None:
+    assert_small("bad numbers", compiled["bad numbers"], 0.0)
 
 
 @pytest.mark.gpu
