@@ -120,7 +120,7 @@ def test_a_gradient_does_not_depend_on_calls_of_the_same_sizes_before(prefix_fir
               for size in (time, time, time, time, 16, 16)]  # fmt: skip
     for leaves in [narrow, narrow[:3]] if prefix_first else [narrow[:3], narrow]:
         wide = [leaf.detach().float().requires_grad_() for leaf in leaves]
-        # of a call that is one kernel torch itself lays out the gradient
+        # a call that is one kernel is torch's alone, its gradient's layout, too
         for time_first in (False, True) if len(leaves) > 3 else (False,):
             found = outputs("sdpa", leaves, Causal(), time_first=time_first)
             for ours, reference in zip(found, outputs("sdpa", wide, Causal()), strict=True):
