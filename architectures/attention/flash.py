@@ -10,6 +10,7 @@ from torch import Tensor
 
 from titanlab.architectures.attention.backend import AttentionBackend, Call, Causal, Keys, Queries, SlidingWindow
 from titanlab.architectures.attention.flash_kernels import (
+    Back,
     FlashAttention4,
     FlashKernel,
     capability,
@@ -87,15 +88,15 @@ class FlashBackend(AttentionBackend):
             raise RuntimeError(kernel)
         if call.is_one_kernel:
             return _attend(kernel, call).out
-        is_tried = capability(call.q.device) in TRIED and kernel.can_go_back
-        if is_tried and isinstance(call.pattern, Causal) and not call.past:
-            package = PackagePart(kernel)
+        is_tried = capability(call.q.device) in TRIED and not call.past
+        if kernel.back and is_tried and isinstance(call.pattern, Causal):
+            package = PackagePart(kernel, kernel.back)
             of_prefix = FewKeysPart() if call.prefix and FewKeysPart.takes(Rows(*call.prefix)) else package
             own: list[PartKernel] = [package] * call.pattern.keys_per_token
             return attend_in_parts(call, [of_prefix, *own] if call.prefix else own)
         parts = _streams(kernel, call) if call.pattern.keys_per_token > 1 else [_attend(kernel, call)]
         if call.prefix is not None:
-            queries, keys, values = (x.transpose(1, 2) for x in call.prefix)
+            queries, keys, values = _time_first(*call.prefix)
             out, log_sum = kernel.attend(queries, keys, values, call.scale, causal=False)
             parts.append(Part(out.transpose(1, 2), log_sum))
         return merged(parts)
@@ -104,8 +105,8 @@ class FlashBackend(AttentionBackend):
 class PackagePart(PartKernel):
     """The package's kernel of a part, and its backward kernel by itself."""
 
-    def __init__(self, kernel: FlashKernel) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: FlashKernel, back: Back) -> None:
+        self.kernel, self.back = kernel, back
 
     def forward(self, q: Queries, k: Keys, v: Keys, scale: float, causal: bool) -> Answer:
         q, k, v = _time_first(q, k, v)
@@ -116,7 +117,7 @@ class PackagePart(PartKernel):
         self, d_out: Queries, q: Queries, k: Keys, v: Keys, whole: Part, rest: Sequence[Any], scale: float, causal: bool
     ) -> tuple[Queries, Keys, Keys]:
         d_out, q, k, v, out = _time_first(d_out, q, k, v, whole.out)
-        d_q, d_k, d_v = self.kernel.back(d_out, q, k, v, out, whole.log_sum, scale, causal=causal)
+        d_q, d_k, d_v = self.back(d_out, q, k, v, out, whole.log_sum, scale, causal)
         return d_q.transpose(1, 2), d_k.transpose(1, 2), d_v.transpose(1, 2)
 
 
@@ -128,7 +129,7 @@ def _time_first(*rows: Tensor) -> tuple[Tensor, ...]:
 def _attend(kernel: FlashKernel, call: Call) -> Part:
     """The pattern's part where one key stands at each token."""
     window = call.pattern.window if isinstance(call.pattern, SlidingWindow) else None
-    q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
+    q, k, v = _time_first(call.q, call.k, call.v)
     out, log_sum = kernel.attend(q, k, v, call.scale, causal=True, window=window)
     return Part(out.transpose(1, 2), log_sum)
 

@@ -18,6 +18,10 @@ from torch import Tensor
 
 TimeFirst: TypeAlias = Float[Tensor, "b t h d"]
 LogSum: TypeAlias = Float[Tensor, "b h t"]
+Back: TypeAlias = Callable[
+    [TimeFirst, TimeFirst, TimeFirst, TimeFirst, TimeFirst, LogSum, float, bool],
+    tuple[TimeFirst, TimeFirst, TimeFirst],
+]
 
 INSTALL_4 = "pip install 'flash-attn-4>=4.0.0b36' 'nvidia-cutlass-dsl[cu13]'"
 INSTALL_2 = "pip install flash-attn --no-build-isolation"
@@ -29,6 +33,9 @@ class FlashKernel(ABC):
     name: str
     log_sum_has_gradient: bool
     """Whether a gradient of the log-sum-exp reaches queries and keys; if not, it is lost without a word."""
+    back: Back | None = None
+    """Its backward kernel by itself, if it can be had: from d_out, q, k, v, out, log_sum, scale and causal the share of
+    these keys in the gradients of q, k and v; out and log_sum are those of all keys, of which these may be some."""
 
     @abstractmethod
     def attend(
@@ -45,19 +52,6 @@ class FlashKernel(ABC):
             window: tokens a query sees, its own included; None: all.
         """
 
-    @property
-    def can_go_back(self) -> bool:
-        """Whether it has `back`."""
-        return False
-
-    def back(
-        self, d_out: TimeFirst, q: TimeFirst, k: TimeFirst, v: TimeFirst, out: TimeFirst, log_sum: LogSum,
-        scale: float, *, causal: bool,
-    ) -> tuple[TimeFirst, TimeFirst, TimeFirst]:  # fmt: skip
-        """The share of these keys in the gradients of q, k and v; out and log_sum are those of all keys, of which these
-        may be some."""
-        raise NotImplementedError(f"{self.name} has no backward kernel by itself")
-
 
 class FlashAttention4(FlashKernel):
     """`flash_attn.cute.flash_attn_func` of the package flash-attn-4: Hopper and Blackwell."""
@@ -68,24 +62,7 @@ class FlashAttention4(FlashKernel):
     def __init__(self, module: ModuleType) -> None:
         # Its kernels are built by a compiler of their own, whose calls torch.compile cannot follow.
         self._function: Callable[..., Any] = torch.compiler.disable(module.flash_attn_func)
-        back = _backward_of(module)
-        self._back: Callable[..., Any] | None = None if back is None else torch.compiler.disable(back)
-
-    @property
-    def can_go_back(self) -> bool:
-        return self._back is not None
-
-    def back(
-        self, d_out: TimeFirst, q: TimeFirst, k: TimeFirst, v: TimeFirst, out: TimeFirst, log_sum: LogSum,
-        scale: float, *, causal: bool,
-    ) -> tuple[TimeFirst, TimeFirst, TimeFirst]:  # fmt: skip
-        if self._back is None:
-            return super().back(d_out, q, k, v, out, log_sum, scale, causal=causal)
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        d_q, d_k, d_v = self._back(
-            q, k, v, out, d_out, log_sum, softmax_scale=scale, causal=causal, deterministic=deterministic
-        )
-        return d_q, d_k, d_v
+        self.back = _backward_of(module)
 
     def attend(
         self, q: TimeFirst, k: TimeFirst, v: TimeFirst, scale: float, *, causal: bool, window: int | None = None
@@ -98,15 +75,27 @@ class FlashAttention4(FlashKernel):
         return out, log_sum
 
 
-def _backward_of(module: ModuleType) -> Callable[..., Any] | None:
+def _backward_of(module: ModuleType) -> Back | None:
     """flash-attn 4's backward kernel by itself. It is no part of the interface: None where a version does not have it
     by the name and with the arguments that we know."""
-    back = vars(sys.modules.get(module.flash_attn_func.__module__, module)).get("_flash_attn_bwd")
-    if back is None:
-        return None
-    names = list(signature(back).parameters)
+    function = vars(sys.modules.get(module.flash_attn_func.__module__, module)).get("_flash_attn_bwd")
+    names = [] if function is None else list(signature(function).parameters)
     known = names[:6] == ["q", "k", "v", "out", "dout", "lse"]
-    return back if known and {"softmax_scale", "causal", "deterministic"} <= set(names) else None
+    if not known or not {"softmax_scale", "causal", "deterministic"} <= set(names):
+        return None
+    kernel: Callable[..., Any] = torch.compiler.disable(function)
+
+    def back(
+        d_out: TimeFirst, q: TimeFirst, k: TimeFirst, v: TimeFirst, out: TimeFirst, log_sum: LogSum, scale: float,
+        causal: bool,
+    ) -> tuple[TimeFirst, TimeFirst, TimeFirst]:  # fmt: skip
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        d_q, d_k, d_v = kernel(
+            q, k, v, out, d_out, log_sum, softmax_scale=scale, causal=causal, deterministic=deterministic
+        )
+        return d_q, d_k, d_v
+
+    return back
 
 
 class FlashAttention2(FlashKernel):

@@ -103,7 +103,7 @@ def deep_memory(
                 reference = [_grouped(matrix) for matrix in state.reference]
                 gates = chunk_gates(kept, carried, rates)
                 y, wholes = dual_form(queries, keys, values, gates, reference, _stacked(state), activation, residual)
-                y, parts = from_chunks(y, q.shape[0]), [whole.unbind(1) for whole in wholes]
+                y, parts = from_chunks(y, q.shape[0]), _cut(wholes)
             outputs.append(y)
             state = _advanced(state, parts, piece, chunk_size)
     return joined(outputs, q, q.dtype), state
@@ -167,12 +167,12 @@ def _by_kernels(
         from titanlab.memory_modules.kernels.triton_deeper_memory import deeper_memory
 
         y, wholes = deeper_memory(queries, keys, values, gates, _stacked(state), activation, residual)
-        return y, [whole.unbind(1) for whole in wholes]
+        return y, _cut(wholes)
     arrays = gates_for(*gates, common)
     fresh = state.reference[0] is state.weights[0]
     reference = None if fresh else _grouped(state.reference[0])
     y, whole = matrix_memory(queries, keys, values, arrays, reference, _stacked(state)[0], residual)
-    return y, [whole.unbind(1)]
+    return y, _cut([whole])
 
 
 def _grouped(matrix: Tensor) -> Tensor:
@@ -186,8 +186,14 @@ def _stacked(state: DeepMemoryState) -> list[Tensor]:
     return [_joined(parts) for parts in zip(*families, strict=True)]
 
 
+def _cut(wholes: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Memory and momentum [b * h, in, out] of every layer from [b * h, p, in, out]."""
+    # at once: the gradient of each slice alone would be a whole array of zeros
+    return [whole.unbind(1) for whole in wholes]
+
+
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Parts [b, h, in, out] as one tensor [b * h, p, in, out]; the one that `_advanced` cut them from, not a copy."""
+    """Parts [b, h, in, out] as one tensor [b * h, p, in, out]; the one that they were cut from, not a copy."""
     whole = None if torch.compiler.is_compiling() else _whole(parts)
     return torch.stack(list(parts), 2).flatten(0, 1) if whole is None else _Rejoined.apply(whole, *parts)
 
