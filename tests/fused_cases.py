@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 from unittest import mock
 
@@ -307,11 +308,11 @@ def errors_of_a_block(architecture: str, device: str) -> dict[str, float]:
     torch.manual_seed(0)
     settings = {"heads": 2, "segment": 32} if architecture == "mac" else {}
     memory = MEMORY_MODULES.resolve({"type": "titans", "heads": 2, "chunk_size": 16, "backend": "torch"})
-    block = ARCHITECTURES.resolve({"type": architecture, **settings}).build(64, memory).to(device)
+    block = ARCHITECTURES.resolve({"type": architecture, **settings}).build(32, memory).to(device)
     for module in block.modules():
         if isinstance(module, RMSNorm):
             module.eps = module.epsilon  # its own would be another in float64
-    row, found = torch.randn(2, 75, 64, device=device), []
+    row, found = torch.randn(2, 75, 32, device=device), []
     ways = ((nullcontext(), torch.float32), (plain_torch(), torch.float32), (plain_torch(), torch.float64))
     for context, dtype in ways:
         x, block = row.to(dtype).requires_grad_(), block.to(dtype)
@@ -348,13 +349,17 @@ def differences_of_bad_numbers(device: str) -> dict[str, float]:
     return {name: float(not right) for name, right in found.items()}
 
 
-def main(device: str) -> None:
-    for case in INTERPRETED if device == "cpu" else ON_A_GPU:
+def main(device: str, number: int = 0, processes: int = 1) -> None:
+    """What falls to a process of several."""
+    for case in (INTERPRETED if device == "cpu" else ON_A_GPU)[number::processes]:
         print(json.dumps({"name": case.name, "errors": errors(case, device)}), flush=True)
-    print(json.dumps({"name": "bad numbers", "errors": differences_of_bad_numbers(device)}), flush=True)
-    for architecture in ("mac", "mag"):
-        print(json.dumps({"name": architecture, "errors": errors_of_a_block(architecture, device)}), flush=True)
+    others = {
+        "bad numbers": partial(differences_of_bad_numbers, device),
+        **{architecture: partial(errors_of_a_block, architecture, device) for architecture in ("mac", "mag")},
+    }
+    for name in list(others)[number::processes]:
+        print(json.dumps({"name": name, "errors": others[name]()}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

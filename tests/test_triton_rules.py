@@ -52,6 +52,10 @@ def assert_small(case: Any, errors: dict[str, float], *, slack: float = 1.0) -> 
     assert not large, f"{case.name}: {large}"
 
 
+def changes_of(found: dict[str, Any]) -> list[int]:
+    return [changes for name, changes in found.items() if name.startswith("repeats of ")]
+
+
 @needs_triton
 @pytest.mark.parametrize("case", triton_rule_cases.INTERPRETED, ids=lambda case: case.name)
 def test_interpreted_kernels_of_the_rules_equal_the_float64_form(case: Any, interpreted: dict[str, Any]) -> None:
@@ -61,7 +65,7 @@ def test_interpreted_kernels_of_the_rules_equal_the_float64_form(case: Any, inte
 
 @needs_triton
 def test_interpreted_kernels_of_the_rules_give_the_same_every_time(interpreted: dict[str, Any]) -> None:
-    assert interpreted["repeats"] == 0
+    assert set(changes_of(interpreted)) == {0}
 
 
 @pytest.mark.gpu
@@ -78,7 +82,7 @@ def test_kernels_of_the_rules_on_a_gpu_equal_the_float64_form(case: Any, compile
 @needs_triton
 @pytest.mark.timeout(1800)
 def test_a_thousand_repeats_of_every_rule_on_a_gpu_give_the_same(compiled: dict[str, Any]) -> None:
-    assert compiled["repeats"] == 0
+    assert set(changes_of(compiled)) == {0}
 
 
 # The choice of backend

@@ -196,14 +196,15 @@ def changes(case: Case, device: str, repeats: int) -> int:
     return changed
 
 
-def main(device: str) -> None:
+def main(device: str, number: int = 0, processes: int = 1) -> None:
+    """What falls to a process of several."""
     torch.manual_seed(0)
-    for case in INTERPRETED if device == "cpu" else ON_A_GPU:
+    for case in (INTERPRETED if device == "cpu" else ON_A_GPU)[number::processes]:
         print(json.dumps({"name": case.name, "errors": errors(case, device)}), flush=True)
     repeats, cases = (1, INTERPRETED[-1:]) if device == "cpu" else (1000, [c for c in ON_A_GPU if c.time == 333][:7])
-    changed = sum(changes(case, device, repeats) for case in cases)
-    print(json.dumps({"name": "repeats", "changes": changed}), flush=True)
+    for case in cases[number::processes]:
+        print(json.dumps({"name": f"repeats of {case.name}", "changes": changes(case, device, repeats)}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))
