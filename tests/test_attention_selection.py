@@ -16,6 +16,7 @@ from titanlab.architectures.attention.selection import select
 from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.model import ModelConfig, build_model
+from titanlab.platform.recording import for_replay
 
 ATTENDING = ("mac", "mag", "mal", "sliding_window", "transformer")
 FLASH_ATTN_4, FLASH_ATTN_2 = "flash_attn.cute", "flash_attn"
@@ -98,6 +99,15 @@ def test_auto_leaves_to_torch_what_was_not_checked_but_it_can_be_forced(install,
     install(FLASH_ATTN_4)
     assert isinstance(select("auto", call), SdpaBackend)
     assert isinstance(select("flash", call), FlashBackend)
+
+
+@pytest.mark.parametrize("prefix", [0, 16])
+def test_auto_takes_flash_attn_for_mac_where_steps_are_recorded(install, prefix: int) -> None:
+    install(FLASH_ATTN_4)
+    two, three = on_gpu(Causal(keys_per_token=2), prefix), on_gpu(Causal(keys_per_token=3), prefix)
+    with for_replay():
+        assert isinstance(select("auto", two), FlashBackend) and isinstance(select("auto", three), SdpaBackend)
+    assert isinstance(select("auto", two), SdpaBackend)
 
 
 @pytest.mark.parametrize(

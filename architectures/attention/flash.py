@@ -26,6 +26,7 @@ from titanlab.architectures.attention.in_parts import (
     attend_in_parts,
 )
 from titanlab.architectures.attention.merging import Part, merged
+from titanlab.platform.recording import is_for_replay
 
 CHECKED_HEADS = {torch.bfloat16: (32, 64, 128), torch.float16: (64,)}
 """Widths of heads by type; of 256 not, whose gradients are not the same bits each time."""
@@ -38,12 +39,14 @@ def was_checked(call: Call) -> bool:
     Entered here is what docs/attention.md tells of; a call that is not may be right as well, and can be forced.
     """
     q, device = call.q, capability(call.q.device)
-    has_window = isinstance(call.pattern, SlidingWindow)
+    has_window, of_mac = isinstance(call.pattern, SlidingWindow), call.pattern.keys_per_token == 2
     return (
         device == (9, 0)
         and q.shape[3] in (CHECKED_HEADS if has_window else CHECKED_CAUSAL_HEADS).get(q.dtype, ())
-        and call.pattern.keys_per_token == 1  # in mac sdpa was faster, where Python is waited for
-        and (call.prefix is None or has_window)
+        and (
+            call.pattern.keys_per_token == 1 or of_mac and is_for_replay()
+        )  # sdpa is faster where Python is waited for
+        and (call.prefix is None or has_window or of_mac)
         and call.past == 0
         and q.shape[2] >= 512  # fewer are not worth the seconds that the first call takes
         and not torch.are_deterministic_algorithms_enabled()  # which asks for other kernels

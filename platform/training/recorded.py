@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from titanlab.platform.errors import TitanlabError
+from titanlab.platform.recording import for_replay
 from titanlab.platform.task import Batch
 
 WARM_UP = 3
@@ -42,12 +43,13 @@ class RecordedGradient:
         self._inputs = Batch(*(tensor.clone() for tensor in example))
         self._scale = torch.zeros((), dtype=torch.float64, device=example.ids.device)  # as exact as a float
         self._graph = torch.cuda.CUDAGraph()
-        moved = _warm_up(lambda: gradient(self._inputs, self._scale), parameters)
+        with for_replay():
+            moved = _warm_up(lambda: gradient(self._inputs, self._scale), parameters)
         for parameter in moved:
             parameter.grad = torch.zeros_like(parameter) if adds else None
         try:
             # another thread of this process may use the GPU meanwhile
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            with for_replay(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._loss = gradient(self._inputs, self._scale)
         except torch.OutOfMemoryError:
             raise
