@@ -130,9 +130,10 @@ class Mac(Architecture):
         self, asked: Asked, question: State, always: KeyValues | None, state: MacState
     ) -> tuple[Hidden, Hidden, MacState]:
         """What attention and memory say of the tokens of one segment; hands on a fresh one once it is full."""
-        retrieved = self.memory.answer(question, state.at_start)
-        ends = self.attention.length(state.segment) + retrieved.shape[1] == self.segment
-        y, seen = self.attention.answer(asked, retrieved, always, state.segment, ends=ends)
+        # of what is retrieved attention sees the keys and values alone
+        found = self.memory.projected_answer(question, state.at_start, self.attention.heads.key_value.weight)
+        ends = self.attention.length(state.segment) + found.shape[1] == self.segment
+        y, seen = self.attention.answer(asked, found, always, state.segment, ends=ends)
         y = self.attention_norm(y)
         m, memory = self.memory(y, state.memory)
         return y, m, MacState(memory, memory if ends else state.at_start, seen)

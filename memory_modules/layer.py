@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.fused_kernels.choice import kernels_take
+from titanlab.platform.made_once import made_once
 from titanlab.platform.memory import MemoryConfig, MemoryModule
 from titanlab.platform.norms import RMSNorm, normed
 from titanlab.platform.recomputation import lean
@@ -131,9 +132,26 @@ class MemoryLayer(MemoryModule):
     def answer(self, question: Question, state: LayerState) -> Hidden:
         return self._output(self.recall(question.q, state.rule), question.gate)
 
+    def projected_answer(self, question: Question, state: LayerState, weight: Tensor) -> Hidden:
+        y = self._gated(self.recall(question.q, state.rule), question.gate)
+        if not _is_worth_composing(y, weight, self.out):
+            return F.linear(self.out(y), weight)
+        own = self.out.weight
+        return F.linear(y, made_once(lambda: weight @ own, [weight, own], compute_type(y)))
+
     def _output(self, y: PerHead, gate: Hidden) -> Hidden:
+        return cast(Hidden, self.out(self._gated(y, gate)))
+
+    def _gated(self, y: PerHead, gate: Hidden) -> Hidden:
         weight = self.norm.weight
-        return self.out(_gated_output(y, gate, weight, self.norm.epsilon, compute_type(weight)))
+        return _gated_output(y, gate, weight, self.norm.epsilon, compute_type(weight))
+
+
+def _is_worth_composing(x: Hidden, weight: Tensor, layer: nn.Module) -> bool:
+    """Whether (weight W) x is faster than weight (W x), W being the layer's: the product of the matrices costs as much
+    as W x of so many tokens as weight has rows, and is made once for all pieces."""
+    plain = type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+    return plain and x.shape[:2].numel() >= weight.shape[0] and kernels_take(x, weight)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from titanlab.platform.config import Config
 from titanlab.platform.debugging import debugging, watched
@@ -94,6 +96,11 @@ class MemoryModule(nn.Module, ABC):
     def answer(self, question: State, state: State) -> Hidden:
         """`read` [b, t, dim], given the question of t tokens; whoever overrides `question` overrides this."""
         return self.read(question, state)
+
+    def projected_answer(self, question: State, state: State, weight: Float[Tensor, "out dim"]) -> Hidden:
+        """`answer` times weight^T, [b, t, out], for whoever sees nothing else of it: a memory whose answer is a product
+        itself may multiply the two matrices first."""
+        return F.linear(self.answer(question, state), weight)
 
 
 MEMORY_MODULES: Registry[MemoryConfig] = Registry("memory_modules", MemoryConfig, "titanlab.memory_modules")

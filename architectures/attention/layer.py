@@ -81,7 +81,11 @@ class MultiHeadAttention(nn.Module):
 
     def project(self, context: Hidden) -> KeyValues:
         """Keys and values of the tokens [b, s, dim] that are attended to."""
-        keys, values = self.key_value(context).chunk(2, -1)
+        return self.cut(self.key_value(context))
+
+    def cut(self, both: Hidden) -> KeyValues:
+        """Keys and values that stand side by side, [b, s, 2 dim], in heads."""
+        keys, values = both.chunk(2, -1)
         return KeyValues(self._split(keys), self._split(values))
 
     def forward(self, x: Hidden, seen: KeyValues, prefix: Hidden, pattern: Pattern) -> Hidden:

@@ -126,20 +126,20 @@ class SegmentAttention(nn.Module):
         """
         past = self.length(state)
         (asked,) = self.ask(x, torch.arange(past, past + x.shape[1], device=x.device), [x.shape[1]])
-        return self.answer(asked, retrieved, self.always(prefix), state)
+        return self.answer(asked, self.heads.key_value(retrieved), self.always(prefix), state)
 
     def always(self, prefix: Hidden) -> KeyValues | None:
         """Keys and values of the persistent tokens [b, p, dim]; None where there are none."""
         return self.heads.project(prefix) if prefix.shape[1] else None
 
     def answer(
-        self, asked: Asked, retrieved: Hidden, always: KeyValues | None, state: KeyValues, *, ends: bool = False
+        self, asked: Asked, found: Hidden, always: KeyValues | None, state: KeyValues, *, ends: bool = False
     ) -> tuple[Hidden, KeyValues]:
         """As `forward`, for tokens of one segment that were asked for before.
 
         Args:
             asked: of the tokens, t of them.
-            retrieved: what memory holds for each of them [b, t, dim].
+            found: keys and values side by side, [b, t, 2 dim], of what memory holds for each of them.
             always: of the persistent tokens.
             state: the cache.
             ends: whether the segment ends here, and the next cache is empty.
@@ -147,31 +147,31 @@ class SegmentAttention(nn.Module):
         queries, turned_queries, own_keys, turned_keys, own_values = (x.transpose(1, 2) for x in asked[:5])
         past, scale = self.length(state), queries.shape[-1] ** -0.5
         prefix = None if always is None else Prefix(queries, *always)
-        after = empty = self.initial_state(retrieved.shape[0])
+        after = empty = self.initial_state(found.shape[0])
         if past:
-            found = self.heads.project(retrieved)
+            theirs = self.heads.cut(found)
         else:
-            found, turned_found = self._found(retrieved, asked.rotation)
+            theirs, turned_theirs = self._turned(found, asked.rotation)
         if past or not ends:
-            newest = KeyValues(beside([found.keys, own_keys]), beside([found.values, own_values]))
+            newest = KeyValues(beside([theirs.keys, own_keys]), beside([theirs.values, own_values]))
             after = state.followed_by(newest)
         if past:
-            places = torch.arange(past + retrieved.shape[1], device=retrieved.device)
+            places = torch.arange(past + found.shape[1], device=found.device)
             turns = rotation(places, queries.shape[-1], queries.dtype).repeat_interleave(2, 1)
             call = Call(turned_queries, turned(after.keys, turns), after.values, Causal(2), scale, prefix)
         else:
-            streams = [Stream(turned_found, found.values), Stream(turned_keys, own_values)]
+            streams = [Stream(turned_theirs, theirs.values), Stream(turned_keys, own_values)]
             call = CallInStreams(turned_queries, streams, scale, prefix)
         return self.heads.attend(call), empty if ends else after
 
-    def _found(self, retrieved: Hidden, turns: Float[Tensor, "2 t half"]) -> tuple[KeyValues, Keys]:
-        """Keys and values of what memory holds, and the keys rotated."""
-        if kernels_take(retrieved, turns):
+    def _turned(self, found: Hidden, turns: Float[Tensor, "2 t half"]) -> tuple[KeyValues, Keys]:
+        """Keys and values that stand side by side, and the keys rotated."""
+        if kernels_take(found, turns):
             from titanlab.platform.fused_kernels.turned_pieces import fits, turned_keys_values
 
-            if fits(retrieved.shape[-1] // self.heads.heads):
-                rows = turned_keys_values(self.heads.key_value(retrieved), turns, self.heads.heads)
+            if fits(found.shape[-1] // (2 * self.heads.heads)):
+                rows = turned_keys_values(found, turns, self.heads.heads)
                 keys, turned_keys, values = (x.transpose(1, 2) for x in rows)
                 return KeyValues(keys, values), turned_keys
-        found = self.heads.project(retrieved)
-        return found, turned(found.keys, turns)
+        theirs = self.heads.cut(found)
+        return theirs, turned(theirs.keys, turns)
