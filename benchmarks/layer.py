@@ -22,6 +22,7 @@ from titanlab.memory_modules.kernels.backends import BACKENDS
 from titanlab.platform.costs import TRAINING
 from titanlab.platform.errors import ConfigError, Problem, unknown_name
 from titanlab.platform.memory import MEMORY_MODULES
+from titanlab.platform.recomputation import states_kept
 
 COLUMNS = [
     "what", "backend", "forward_ms", "forward_and_backward_ms", "ratio", "tflops", "ceiling_share", "peak_gb",
@@ -50,6 +51,8 @@ class LayerBenchmark(Followed):
     """The row that `ratio` compares with, by the beginning of its name; empty: see COMPARED_WITH."""
     seconds: float = 1.0
     """Of timed calls, each row and direction."""
+    keep_states: bool = False
+    """Whether gradients find the memory's state before every chunk where the forward pass left it."""
 
     def settings(self) -> dict[str, Any]:
         """As the JSON file has them."""
@@ -107,7 +110,7 @@ def measured(case: Case, benchmark: LayerBenchmark, ceilings: Ceilings, device: 
     """A row; whatever the case raises becomes its remark."""
     row: Row = {"what": case.name, "package": case.package, "backend": case.backend, "remark": case.remark or None}
     try:
-        with quiet():
+        with quiet(), states_kept(benchmark.keep_states):
             errors, first_s = exactness(case, benchmark.sizes, device)
             row |= errors
             row |= _times(case, benchmark, device, first_s)

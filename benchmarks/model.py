@@ -54,7 +54,8 @@ class ModelBenchmark(Followed):
     """Tokens of a step: as many rows as fit, one at least."""
     parts: Parts = Parts()
     training: dict[str, Any] = field(default_factory=dict)
-    """Settings of `train` other than its defaults: precision, loss, compile, accumulate."""
+    """Settings of `train` other than its defaults: precision, loss, compile, accumulate; `wavefront` not for the
+    transformer."""
     seconds: float = 5.0
     """Of timed steps, each model."""
 
@@ -141,6 +142,8 @@ def measured(
     }
     try:
         train = training_of(benchmark, context)
+        if name == BASELINE:
+            train = train.replace(wavefront=0)
         row |= training_speed(model, size.vocabulary, context, train, device, benchmark.seconds)
         flops = forward_flops(model, size.vocabulary, context)
         tflops = TRAINING * flops * float(row["tokens_per_second"] or 0) / TERA
@@ -217,6 +220,9 @@ def _legend(ceilings: Ceilings, benchmark: ModelBenchmark, device: torch.device)
     ]
     if BASELINE not in benchmark.architectures:
         notes.append(f"no ratio: {BASELINE} is not among the architectures")
+    if benchmark.training.get("wavefront"):
+        pieces = f"pieces of {benchmark.training['wavefront']} tokens, several at once"
+        notes.append(f"{pieces}; the {BASELINE}, whose state grows with the row, takes whole rows")
     if device.type == "cuda" and "mac" in benchmark.architectures and not benchmark.training.get("cuda_graph"):
         notes.append("mac: many small kernels, for which the GPU may wait for Python; --cuda-graph replays them")
     return notes

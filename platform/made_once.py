@@ -17,8 +17,11 @@ _MADE: ContextVar[dict[tuple[Any, ...], Any] | None] = ContextVar("titanlab_made
 
 @contextmanager
 def for_all_pieces() -> Iterator[None]:
-    """Within it (in this thread), `made_once` hands out again what it made; weights must not change meanwhile."""
-    if torch.compiler.is_compiling():
+    """Within it (in this thread), `made_once` hands out again what it made; weights must not change meanwhile.
+
+    Within another one it is that one.
+    """
+    if torch.compiler.is_compiling() or _MADE.get() is not None:
         yield
         return
     before = _MADE.set({})

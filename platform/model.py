@@ -21,9 +21,11 @@ from titanlab.platform.keys import layer_key
 from titanlab.platform.layer_overrides import Block
 from titanlab.platform.memory import MEMORY_MODULES, MemoryConfig
 from titanlab.platform.norms import RMSNorm
+from titanlab.platform.recomputation import keeps_states, states_kept
 from titanlab.platform.shapes import shapes_only
 from titanlab.platform.stack import PatternEntry, StackPlan
 from titanlab.platform.tensors import Hidden, Ids, Logits, State
+from titanlab.platform.wavefront import in_wavefront
 
 LOGITS_AT_ONCE = 1 << 26
 """Logits that a loss holds where it does not hold all of them: 256 MB in float32."""
@@ -161,19 +163,19 @@ class Model(nn.Module):
         return self.head(x), after
 
     def hidden(
-        self, ids: Ids, state: list[State] | None = None, *, recompute: bool = False
+        self, ids: Ids, state: list[State] | None = None, *, recompute: bool = False, piece: int = 0
     ) -> tuple[Hidden, list[State]]:
         """As `forward`, but what the output layer `head` takes, [b, t, dim].
 
         Args:
             recompute: whether the gradient computes each layer again from its input, in place of what it would keep.
+            piece: tokens of the pieces that the row is computed in, several at once (see `wavefront`); 0: all at once.
         """
         states = self.initial_state(ids.shape[0]) if state is None else state
-        x, after = self.embedding(ids), []
-        for block, feed_forward, before in zip(self.blocks, self.feed_forwards, states, strict=True):
-            layer = partial(_layer, block, feed_forward)
-            x, block_state = recomputed(layer, x, before) if recompute else layer(x, before)
-            after.append(block_state)
+        layers = [partial(_layer, *pair) for pair in zip(self.blocks, self.feed_forwards, strict=True)]
+        if recompute:
+            layers = [partial(recomputed, layer) for layer in layers]
+        x, after = in_wavefront(layers, self.embedding(ids), states, piece or max(1, ids.shape[1]))
         return self.norm(x), after
 
 
@@ -184,10 +186,10 @@ def _layer(block: nn.Module, feed_forward: nn.Module, x: Hidden, state: State) -
 
 def recomputed(layer: Callable[[Hidden, State], tuple[Hidden, State]], x: Hidden, state: State) -> tuple[Hidden, State]:
     """The layer, of which the gradient keeps x and the state alone and computes the rest a second time."""
-    on = fusing()  # the gradient may be taken in another thread, which does not know
+    on, kept = fusing(), keeps_states()  # the gradient may be taken in another thread, which does not know
 
     def again(x: Hidden, state: State) -> tuple[Hidden, State]:
-        with fused(on):
+        with fused(on), states_kept(kept):
             return layer(x, state)
 
     return checkpoint(again, x, state, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""Functions whose gradient computes what they do again, from their arguments, in place of keeping all of it."""
+"""What a gradient computes again in place of keeping it: functions, and the states that a memory passes through."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ KEPT_BYTES = 1 << 20
 memory is worth there."""
 
 _ALWAYS: ContextVar[bool] = ContextVar("titanlab_always_again", default=False)
+_STATES_ARE_KEPT: ContextVar[bool] = ContextVar("titanlab_states_are_kept", default=False)
 
 
 @contextmanager
@@ -30,6 +31,21 @@ def always_again() -> Iterator[None]:
         yield
     finally:
         _ALWAYS.reset(before)
+
+
+@contextmanager
+def states_kept(on: bool = True) -> Iterator[None]:
+    """Within it (in this thread), kernels that can keep a memory's state before every chunk for the gradient do so."""
+    before = _STATES_ARE_KEPT.set(on)
+    try:
+        yield
+    finally:
+        _STATES_ARE_KEPT.reset(before)
+
+
+def keeps_states() -> bool:
+    """Whether it is on."""
+    return _STATES_ARE_KEPT.get()
 
 
 def computed_again(function: Callable[..., R]) -> Callable[..., R]:

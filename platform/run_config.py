@@ -78,6 +78,14 @@ class TrainConfig(Config):
     checkpoint_blocks: bool = no_result(False)
     """Whether the gradient computes each block again rather than keep what it needs: much less memory, and a third
     more arithmetic."""
+    wavefront: int = no_result(0, ge=0)
+    """Tokens of the pieces that rows are trained in, several at once, each a layer behind the one before; 0: whole
+    rows. For few long rows on a GPU, with `cuda_graph` and an architecture whose state is small; best a multiple of its
+    segment and the memory's chunk."""
+    keep_states: bool = no_result(False)
+    """Whether the gradient finds a memory's state before every chunk where the forward pass left it, rather than walk
+    through the chunks again: faster, for 2 bytes a number of the state and chunk. For memories of two matrices in
+    bfloat16 on a GPU of compute capability 9.0; elsewhere it does nothing."""
     evaluate_every: int = Field(0, ge=0)
     """Steps between evaluations on the validation split; 0: only after the last step."""
     evaluate_test: bool = True
@@ -113,6 +121,13 @@ class TrainConfig(Config):
             if self.cuda_graph and reason:
                 message = f"cannot be used with `{setting}: {_yaml(getattr(self, setting))}`: {reason}; leave one out"
                 raise validation_error("TrainConfig", [(("cuda_graph",), message, True)])
+        return self
+
+    @model_validator(mode="after")
+    def _pieces_are_kept(self) -> Self:
+        if self.wavefront and self.checkpoint_blocks:
+            message = "cannot be used with `checkpoint_blocks`: pieces share what is made of weights; leave one out"
+            raise validation_error("TrainConfig", [(("wavefront",), message, self.wavefront)])
         return self
 
     @model_validator(mode="before")

@@ -1,10 +1,12 @@
 """What is made of weights alone is made once for all pieces of a row."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from torch import Tensor
 
-from titanlab.memory_modules import gates
+from titanlab.memory_modules import gates, layer
 from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.made_once import for_all_pieces, made_once
 from titanlab.platform.memory import MEMORY_MODULES
@@ -25,9 +27,9 @@ def test_it_is_made_anew_for_other_weights_other_conditions_and_outside() -> Non
         with torch.no_grad():  # what has no gradient is none for a call that wants one
             assert made_once(make, [a]) == 5
         with for_all_pieces():
-            assert made_once(make, [a]) == 6
+            assert made_once(make, [a]) == 2
         assert made_once(make, [a]) == 2
-    assert made_once(make, [a]) == 7
+    assert made_once(make, [a]) == 6
 
 
 def test_a_tensor_that_is_gone_is_not_taken_for_another() -> None:
@@ -63,3 +65,34 @@ def test_the_segments_of_mac_share_their_gates_weights_and_the_gradient_is_the_s
     assert (once, sum(joined)) == (1, 4)  # segments
     for one, other in zip(shared, apart, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_an_answer_that_is_seen_through_a_projection_may_be_composed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    memory = MEMORY_MODULES.resolve({"type": "titans", "heads": 2, "chunk_size": 4})
+    block = ARCHITECTURES.resolve({"type": "mac", "heads": 2, "segment": 8}).build(16, memory).double()
+    x, products = torch.randn(2, 32, 16, dtype=torch.float64), []
+    made = layer.made_once
+
+    def once(make: Callable[[], Tensor], weights: Sequence[Tensor], *conditions: object) -> Tensor:
+        return made(lambda: products.append(len(weights)) or make(), weights, *conditions)
+
+    monkeypatch.setattr(layer, "made_once", once)
+    found = []
+    for worth in (False, True):
+        monkeypatch.setattr(layer, "_is_worth_composing", lambda *args, worth=worth: worth)
+        y, _ = block(x, block.initial_state(2))
+        found.append([y, *torch.autograd.grad(y.square().sum(), list(block.parameters()))])
+    assert products == [2]  # once for four segments
+    for composed, plain in zip(*found, strict=True):
+        torch.testing.assert_close(composed, plain, rtol=1e-9, atol=1e-12)
+
+
+def test_a_composed_answer_is_for_many_tokens_and_plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer, "kernels_take", lambda *tensors: True)
+    few, many, weight = torch.zeros(1, 31, 16), torch.zeros(2, 16, 16), torch.zeros(32, 16)
+    plain = torch.nn.Linear(16, 16, bias=False)
+    assert layer._is_worth_composing(many, weight, plain) and not layer._is_worth_composing(few, weight, plain)
+    assert not layer._is_worth_composing(many, weight, torch.nn.Sequential(plain))
+    plain.register_forward_hook(lambda *call: None)
+    assert not layer._is_worth_composing(many, weight, plain)

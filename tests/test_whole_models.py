@@ -183,6 +183,13 @@ def test_blocks_computed_again_give_the_same_gradients(architecture: str) -> Non
     assert_same(computed(tried, data), computed(tried, data, checkpoint_blocks=True), within=1e-14)
 
 
+@pytest.mark.parametrize("piece", [16, 13, 100])
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_rows_in_pieces_give_the_same_gradients(architecture: str, piece: int) -> None:
+    tried, data = model(architecture), batch()
+    assert_same(computed(tried, data), computed(tried, data, wavefront=piece), within=1e-11)
+
+
 def test_blocks_computed_again_are_not_kept() -> None:
     tried, data = model(dtype=torch.float32), batch(rows=1, length=64)
     sizes = []
@@ -288,7 +295,18 @@ def test_replaying_a_recorded_part_is_computing_it(accumulate: int, monkeypatch:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("settings", [{"cuda_graph": True}, {"cuda_graph": True, "accumulate": 2}, {"compile": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cuda_graph": True},
+        {"cuda_graph": True, "accumulate": 2},
+        {"compile": True},
+        {"wavefront": 5},
+        {"wavefront": 5, "cuda_graph": True},
+        {"wavefront": 5, "cuda_graph": True, "keep_states": True},
+    ],
+    ids=str,
+)
 def test_on_a_gpu_steps_move_the_weights_as_plain_ones_do(settings: dict[str, Any]) -> None:
     ends = []
     for chosen in ({"accumulate": settings.get("accumulate", 1)}, settings):

@@ -48,19 +48,26 @@ class _ChunkGates(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *d_gates: Tensor) -> tuple[Tensor | None, ...]:
-        keep, momentum, step = ctx.saved_tensors
-        n, g, c = step.shape
-        d_step = torch.empty_like(step)  # of its strides, or where these leave gaps, of such without
-        d_keep, d_momentum = (None if gate is None else torch.empty_like(d_step) for gate in (keep, momentum))
-        options = _options(keep, momentum, step)
-        marks = step.new_empty(n * g, triton.cdiv(c, SOME), 2, options["BC"])
-        _backward[(n * g,)](
-            step if keep is None else keep, step if momentum is None else momentum, step,
-            *(x.contiguous() for x in d_gates),
-            d_step if d_keep is None else d_keep, d_step if d_momentum is None else d_momentum, d_step, marks,
-            g, *step.stride()[:2], *d_step.stride()[:2], SOME=SOME, **options,
-        )  # fmt: skip
-        return d_keep, d_momentum, d_step, None
+        return *back_through_chunk_gates(*ctx.saved_tensors, *d_gates), None
+
+
+def back_through_chunk_gates(
+    keep: Tensor | None, momentum: Tensor | None, step: Tensor, *d_gates: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """The gradients of keep, momentum and step from those of read, inner, write and mix."""
+    keep, momentum, step = _alike(keep, momentum, step)
+    n, g, c = step.shape
+    d_step = torch.empty_like(step)  # of its strides, or where these leave gaps, of such without
+    d_keep, d_momentum = (None if gate is None else torch.empty_like(d_step) for gate in (keep, momentum))
+    options = _options(keep, momentum, step)
+    marks = step.new_empty(n * g, triton.cdiv(c, SOME), 2, options["BC"])
+    _backward[(n * g,)](
+        step if keep is None else keep, step if momentum is None else momentum, step,
+        *(x.contiguous() for x in d_gates),
+        d_step if d_keep is None else d_keep, d_step if d_momentum is None else d_momentum, d_step, marks,
+        g, *step.stride()[:2], *d_step.stride()[:2], SOME=SOME, **options,
+    )  # fmt: skip
+    return d_keep, d_momentum, d_step
 
 
 def _alike(keep: Tensor | None, momentum: Tensor | None, step: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:

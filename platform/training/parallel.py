@@ -13,6 +13,7 @@ from titanlab.platform.distributed import rank, sum_over_ranks, world_size
 from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.fusion import fused
 from titanlab.platform.model import Model
+from titanlab.platform.recomputation import states_kept
 from titanlab.platform.run_config import TrainConfig
 from titanlab.platform.task import Batch
 from titanlab.platform.tensors import Ids, Mask
@@ -30,7 +31,7 @@ class CountedLoss(nn.Module):
 
     def forward(self, ids: Ids, targets: Ids, mask: Mask) -> Tensor:
         """Sum of nats over the counted positions, a scalar."""
-        x, _ = self.model.hidden(ids, recompute=self.config.checkpoint_blocks)
+        x, _ = self.model.hidden(ids, recompute=self.config.checkpoint_blocks, piece=self.config.wavefront)
         return sum_of_nats(x, self.model.head, targets, mask, self.config.loss)
 
 
@@ -88,7 +89,7 @@ class GradientComputer:
 
     def _gradient(self, part: Batch, scale: float | Tensor) -> Tensor:
         """The loss of a part; its gradient times `scale` is added to what the parameters have."""
-        with autocast(self.config, self.device), fused(self.fuses):
+        with autocast(self.config, self.device), fused(self.fuses), states_kept(self.config.keep_states):
             loss = self.loss(*part)
         (loss * scale).backward()
         return loss.detach()

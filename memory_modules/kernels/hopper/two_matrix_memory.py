@@ -18,8 +18,10 @@ from titanlab.memory_modules.kernels.hopper.two_matrix_queries import answer, ba
 from titanlab.memory_modules.kernels.hopper.two_matrix_walk import walk
 from titanlab.memory_modules.kernels.hopper.two_matrix_walk_back import walk_back
 from titanlab.memory_modules.kernels.hopper.two_matrix_writes import back_through_writes
+from titanlab.memory_modules.kernels.triton_chunk_gates import back_through_chunk_gates
 from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, padded_to
 from titanlab.memory_modules.kernels.triton_meeting import multiprocessors
+from titanlab.platform.recomputation import keeps_states
 
 TOKENS = 64
 """Rows of a tile: what one product of a tensor core computes, so shorter chunks are filled up to it."""
@@ -29,7 +31,11 @@ the gradients are kept, too."""
 
 
 class HopperTwoMatrixMemory(torch.autograd.Function):
-    """The kernels and what they hand each other; see `two_matrix_memory`."""
+    """The kernels and what they hand each other; see `two_matrix_memory`.
+
+    For the gradient it keeps W and S before every stretch and walks through its chunks again or, where states are to be
+    kept, the memory before every chunk and the chunks' gates, whose bits are the same.
+    """
 
     @staticmethod
     def forward(
@@ -39,18 +45,21 @@ class HopperTwoMatrixMemory(torch.autograd.Function):
         gates = [x.contiguous() for x in gates_for(keep, momentum, step, q.dtype)]
         q, k, v, first, second = (x.contiguous() for x in (q, k, v, first, second))
         call = _Call(q, gates[0], first, activation, residual)
-        y, errors, starts = torch.empty_like(q), call.errors(), call.memories(call.stretch)
-        keeping, states = any(ctx.needs_input_grad), [(first, second)]
+        keeping = any(ctx.needs_input_grad)
+        ctx.kept = keeping and keeps_states()
+        y, errors, starts = torch.empty_like(q), call.errors(), call.memories(call.n if ctx.kept else call.stretch)
+        states = [(first, second)]
         for stretch in call.stretches():
             state, end = states[-1], (torch.empty_like(first), torch.empty_like(second))
-            call.walk(k, v, gates, state, errors, starts, end, stretch, again=False)
-            call.answer(q, k, gates, errors, starts, y, stretch)
-            states = [*states, end] if keeping else [end]
+            found = starts[stretch.begin :] if ctx.kept else starts
+            call.walk(k, v, gates, state, errors, found, end, stretch, again=False)
+            call.answer(q, k, gates, errors, found, y, stretch)
+            states = [*states, end] if keeping and not ctx.kept else [end]
         end = states.pop()
         if keeping:
-            # not the chunks' gates, which are c numbers a token
-            marks = [x for state in states for x in state]
-            ctx.save_for_backward(q, k, keep, momentum, step, errors, *marks)
+            # the chunks' gates are c numbers a token
+            left = [starts, *gates] if ctx.kept else [x for state in states for x in state]
+            ctx.save_for_backward(q, k, keep, momentum, step, errors, *left)
         ctx.call = call
         # each for itself, so that gradients of W and S come apart: they are never put together
         return y, *(part for matrix in end for part in matrix.unbind(1))
@@ -58,25 +67,28 @@ class HopperTwoMatrixMemory(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_y: Tensor, *d_parts: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, keep, momentum, step, errors, *marks = ctx.saved_tensors
+        q, k, keep, momentum, step, errors, *left_behind = ctx.saved_tensors
         call: _Call = ctx.call
-        again = GatesAgain((keep, momentum, step), ctx.needs_input_grad[5:8], q.dtype)
-        gates = [x.detach().contiguous() for x in again.made]
-        d_state = tuple(torch.empty_like(x) for x in marks[:2])
+        again = None if ctx.kept else GatesAgain((keep, momentum, step), ctx.needs_input_grad[5:8], q.dtype)
+        gates = left_behind[1:] if again is None else [x.detach().contiguous() for x in again.made]
+        d_state = call.states()
         d_end = _Ends.of(*d_parts)
         d_q, d_k, d_v, *d_gates = (torch.empty_like(x) for x in (q, k, q, *gates))
-        starts, left = call.memories(call.stretch), call.left()
+        room, left = None if ctx.kept else call.memories(call.stretch), call.left()
         d_y = d_y.contiguous()
         for stretch in reversed(list(call.stretches())):
-            number = stretch.begin // call.stretch
-            state = (marks[2 * number], marks[2 * number + 1])
-            call.walk(k, k, gates, state, errors, starts, state, stretch, again=True)
+            if room is None:
+                starts = left_behind[0][stretch.begin :]
+            else:
+                starts = call.walked_again(k, gates, left_behind, errors, room, stretch)
             for short in reversed(list(call.short_stretches(stretch))):
                 found = starts[short.begin - stretch.begin :]
                 call.back_through_queries(q, k, gates, errors, found, d_y, d_q, d_gates, left, short)
                 call.walk_back(q, k, gates, errors, d_y, found, left, d_v, d_end, d_state, short)
                 d_end = _Ends.of(*(part for matrix in d_state for part in matrix.unbind(1)))
                 call.back_through_writes(k, gates, errors, found, left, d_v, d_k, d_gates, short)
+        if again is None:
+            return (None, None, d_q, d_k, d_v, *back_through_chunk_gates(keep, momentum, step, *d_gates), *d_state)
         return (None, None, d_q, d_k, d_v, *again.gradients(*d_gates), *d_state)
 
 
@@ -134,7 +146,8 @@ class _Call:
         self.units = self._units()
         self.slices = triton.cdiv(self.hidden, self.units)
         self.stretch = min(self.n, max(1, STRETCH // self.g))
-        self.short = min(self.stretch, max(1, SHORT_STRETCH // self.g))
+        # a whole call of one stretch holds little, and fewer launches are faster
+        self.short = self.n if self.stretch == self.n else max(1, min(self.stretch, SHORT_STRETCH // self.g))
         self.sizes = {
             "H": q.shape[2],
             "c": self.c,
@@ -174,6 +187,15 @@ class _Call:
             self.n, self.g, groups, *stretch, **self._of_walk(units, slices), SF=self.units, SLICES=self.slices,
             AGAIN=again,
         )  # fmt: skip
+
+    def walked_again(
+        self, k: Tensor, gates: list[Tensor], marks: list[Tensor], errors: Tensor, room: Tensor, stretch: _Stretch
+    ) -> Tensor:
+        """The memory before each chunk of a stretch, in its room, from W and S before the first."""
+        number = stretch.begin // self.stretch
+        state = (marks[2 * number], marks[2 * number + 1])
+        self.walk(k, k, gates, state, errors, room, state, stretch, again=True)
+        return room
 
     def answer(
         self, q: Tensor, k: Tensor, gates: list[Tensor], errors: Tensor, starts: Tensor, y: Tensor, stretch: _Stretch
@@ -270,6 +292,14 @@ class _Call:
         )
         d_errors, d_keys = (torch.empty(by_dim, dtype=torch.float32, device=self.device) for _ in range(2))
         return _Left(wanted, d_asked, d_backs, d_values, d_errors, d_keys, self.memories(self.short))
+
+    def states(self) -> tuple[Tensor, Tensor]:
+        """What is shaped like the state, first and second matrix."""
+        sizes = ((self.dim, self.hidden), (self.hidden, self.dim))
+        first, second = (
+            torch.empty(self.g, self.parts, *matrix, dtype=torch.float32, device=self.device) for matrix in sizes
+        )
+        return first, second
 
     def _counter(self) -> Tensor:
         """How many programs started."""

@@ -43,6 +43,9 @@ def layer(
         str,
         typer.Option(help="The row that `ratio` compares with, by how its name begins.", show_default=False),
     ] = "",
+    keep_states: Annotated[
+        bool, typer.Option("--keep-states", help="Gradients find the memory's states: see `train.keep_states`.")
+    ] = False,
     quick: Quick = False,
     json_file: JsonFile = None,
 ) -> None:
@@ -77,6 +80,7 @@ def layer(
             peers=peers,
             against=against,
             seconds=0.05 if quick else 1.0,
+            keep_states=keep_states,
             tell=teller(),
             keep=keep,
         )

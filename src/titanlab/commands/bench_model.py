@@ -47,6 +47,12 @@ def model(
     checkpoint_blocks: Annotated[
         bool, typer.Option("--checkpoint-blocks", help="Save memory: `train.checkpoint_blocks`.")
     ] = False,
+    wavefront: Annotated[
+        int, typer.Option(min=0, help="Tokens of pieces that are computed at once: `train.wavefront`; 0: whole rows.")
+    ] = 0,
+    keep_states: Annotated[
+        bool, typer.Option("--keep-states", help="Gradients find the memories' states: `train.keep_states`.")
+    ] = False,
     matched: Annotated[
         bool, typer.Option(help="Give each as many parameters as the transformer, by its feed-forward layer's width.")
     ] = True,
@@ -77,6 +83,8 @@ def model(
                 "compile": compiled,
                 "cuda_graph": cuda_graph,
                 "checkpoint_blocks": checkpoint_blocks,
+                "wavefront": wavefront,
+                "keep_states": keep_states,
             },
             seconds=0.2 if quick else 5.0,
             tell=teller(),
