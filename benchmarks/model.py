@@ -221,7 +221,7 @@ def _legend(ceilings: Ceilings, benchmark: ModelBenchmark, device: torch.device)
     if BASELINE not in benchmark.architectures:
         notes.append(f"no ratio: {BASELINE} is not among the architectures")
     if benchmark.training.get("wavefront"):
-        pieces = f"pieces of {benchmark.training['wavefront']} tokens, several at once"
+        pieces = f"pieces of {benchmark.training['wavefront']} tokens, on a GPU several at once"
         notes.append(f"{pieces}; the {BASELINE}, whose state grows with the row, takes whole rows")
     if device.type == "cuda" and "mac" in benchmark.architectures and not benchmark.training.get("cuda_graph"):
         notes.append("mac: many small kernels, for which the GPU may wait for Python; --cuda-graph replays them")

@@ -133,10 +133,10 @@ class MemoryLayer(MemoryModule):
         return self._output(self.recall(question.q, state.rule), question.gate)
 
     def projected_answer(self, question: Question, state: LayerState, weight: Tensor) -> Hidden:
-        y = self._gated(self.recall(question.q, state.rule), question.gate)
-        if not _is_worth_composing(y, weight, self.out):
-            return F.linear(self.out(y), weight)
-        own = self.out.weight
+        is_plain = type(self).answer is MemoryLayer.answer and type(self)._output is MemoryLayer._output
+        if not (is_plain and _is_worth_composing(question.gate, weight, self.out)):
+            return super().projected_answer(question, state, weight)
+        y, own = self._gated(self.recall(question.q, state.rule), question.gate), self.out.weight
         return F.linear(y, made_once(lambda: weight @ own, [weight, own], compute_type(y)))
 
     def _output(self, y: PerHead, gate: Hidden) -> Hidden:
@@ -150,8 +150,10 @@ class MemoryLayer(MemoryModule):
 def _is_worth_composing(x: Hidden, weight: Tensor, layer: nn.Module) -> bool:
     """Whether (weight W) x is faster than weight (W x), W being the layer's: the product of the matrices costs as much
     as W x of so many tokens as weight has rows, and is made once for all pieces."""
-    plain = type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
-    return plain and x.shape[:2].numel() >= weight.shape[0] and kernels_take(x, weight)
+    if type(layer) is not nn.Linear or layer.bias is not None:
+        return False
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return not any(hooks) and x.shape[:2].numel() >= weight.shape[0] and kernels_take(x, weight)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -170,7 +170,12 @@ class Model(nn.Module):
         Args:
             recompute: whether the gradient computes each layer again from its input, in place of what it would keep.
             piece: tokens of the pieces that the row is computed in, several at once (see `wavefront`); 0: all at once.
+
+        Raises:
+            ValueError: not one state a block, or `piece` with `recompute`.
         """
+        if piece and recompute:
+            raise ValueError("piece: pieces share what is made of weights, so none is computed again; leave one out")
         states = self.initial_state(ids.shape[0]) if state is None else state
         layers = [partial(_layer, *pair) for pair in zip(self.blocks, self.feed_forwards, strict=True)]
         if recompute:

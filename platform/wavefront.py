@@ -28,7 +28,11 @@ from titanlab.platform.tensors import Hidden, State
 Layer: TypeAlias = Callable[[Hidden, State], tuple[Hidden, State]]
 
 STREAMS = 4
-"""Pieces that are computed at once, at most, the first apart."""
+"""Pieces that are computed at once, at most, the first apart.
+
+Of a kernel whose P programs wait for each other, P - 1 may run before the last one does: (STREAMS + 1) (P - 1) must be
+less than run at once, 75 < 132 on an H200.
+"""
 
 
 def in_wavefront(layers: Sequence[Layer], x: Hidden, states: Sequence[State], piece: int) -> tuple[Hidden, list[State]]:
@@ -39,7 +43,12 @@ def in_wavefront(layers: Sequence[Layer], x: Hidden, states: Sequence[State], pi
         x: [b, t, dim].
         states: before the first token, one a layer.
         piece: tokens of a piece.
+
+    Raises:
+        ValueError: not one state a layer.
     """
+    if len(states) != len(layers):
+        raise ValueError(f"state: has {len(states)} entries; expected {len(layers)}, one a layer")
     pieces, after = x.split(piece, 1), list(states)
     if len(pieces) == 1:
         return _in_turn(layers, pieces, after)
@@ -53,7 +62,6 @@ def _at_once(layers: Sequence[Layer], pieces: Sequence[Tensor], after: list[Stat
     for stream in streams:
         stream.wait_stream(main)
     passed: list[torch.cuda.Event | None] = [None] * len(layers)  # each layer, by the newest piece
-    kept = []
     # Diagonal by diagonal, and later pieces first: the gradient is computed in the reverse order, and what it adds up
     # for an earlier piece, on that one's stream, then stands behind what that stream can do before.
     for diagonal in range(len(pieces) + last):
@@ -65,7 +73,6 @@ def _at_once(layers: Sequence[Layer], pieces: Sequence[Tensor], after: list[Stat
                 if (event := passed[index]) is not None:
                     stream.wait_event(event)
                 _used_on(stream, (parts[number], after[index]))
-                kept.append(after[index])  # its memory must not be taken while another stream reads it
                 parts[number], after[index] = layers[index](parts[number], after[index])
                 passed[index] = stream.record_event()
     for stream in streams:
@@ -91,7 +98,7 @@ def _in_turn(layers: Sequence[Layer], pieces: Sequence[Tensor], after: list[Stat
 
 def _saved_on(stream: torch.cuda.Stream, tensor: Tensor) -> Tensor:
     _used_on(stream, tensor)
-    return tensor
+    return tensor.detach()  # itself, a result that is saved would hold its node and the node it: neither would ever go
 
 
 def _used_on(stream: torch.cuda.Stream, tensors: State) -> None:
@@ -105,8 +112,8 @@ _STREAMS: dict[torch.device, list[torch.cuda.Stream]] = {}
 
 
 def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
-    """The same ones every time: memory is kept by stream."""
-    # a weight's gradient comes from another stream than that on which it was first asked for, and is waited for
+    """The same ones every time: memory is kept by stream. From then on this process is not warned of weights' gradients
+    that come from another stream than the weight was first used on; torch waits for them."""
     set_warn_on_accumulate_grad_stream_mismatch(False)
     known = _STREAMS.setdefault(device, [])
     known += [torch.cuda.Stream(device) for _ in range(count - len(known))]

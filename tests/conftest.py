@@ -209,7 +209,11 @@ def run_kernel_cases() -> Callable[..., dict[str, Any]]:
             for number in range(processes)
         ]  # fmt: skip
         with ThreadPoolExecutor(processes) as readers:  # all at once: a full pipe would stop the one that writes it
-            said = list(readers.map(lambda process: process.communicate(), started))
+            try:
+                said = list(readers.map(lambda process: process.communicate(), started))
+            finally:  # an interruption leaves none behind
+                for process in started:
+                    process.kill()
         for process, (_, errors) in zip(started, said, strict=True):
             assert process.returncode == 0, errors
         lines = [json.loads(line) for output, _ in said for line in output.splitlines() if line.startswith("{")]

@@ -107,6 +107,7 @@ def test_auto_takes_flash_attn_for_mac_where_steps_are_recorded(install, prefix:
     two, three = on_gpu(Causal(keys_per_token=2), prefix), on_gpu(Causal(keys_per_token=3), prefix)
     with for_replay():
         assert isinstance(select("auto", two), FlashBackend) and isinstance(select("auto", three), SdpaBackend)
+        assert isinstance(select("auto", on_gpu(Causal(keys_per_token=2), prefix, dim=96)), SdpaBackend)
     assert isinstance(select("auto", two), SdpaBackend)
 
 

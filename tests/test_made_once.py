@@ -94,5 +94,20 @@ def test_a_composed_answer_is_for_many_tokens_and_plain_layers(monkeypatch: pyte
     plain = torch.nn.Linear(16, 16, bias=False)
     assert layer._is_worth_composing(many, weight, plain) and not layer._is_worth_composing(few, weight, plain)
     assert not layer._is_worth_composing(many, weight, torch.nn.Sequential(plain))
+    assert not layer._is_worth_composing(many, weight, torch.nn.Linear(16, 16))
     plain.register_forward_hook(lambda *call: None)
     assert not layer._is_worth_composing(many, weight, plain)
+
+
+def test_a_memory_with_an_answer_of_its_own_is_asked_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer, "_is_worth_composing", lambda *given: True)
+    memory = MEMORY_MODULES.resolve({"type": "titans", "heads": 2, "chunk_size": 4}).build(16)
+
+    class Doubled(type(memory)):  # type: ignore[misc]
+        def answer(self, question: object, state: object) -> Tensor:
+            return 2 * super().answer(question, state)
+
+    x, weight, state = torch.randn(1, 8, 16), torch.randn(5, 16), memory.initial_state(1)
+    plain = memory.projected_answer(memory.question(x), state, weight)
+    memory.__class__ = Doubled
+    torch.testing.assert_close(memory.projected_answer(memory.question(x), state, weight), 2 * plain)

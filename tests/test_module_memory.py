@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from titanlab import build_model
 from titanlab.__main__ import main
 from titanlab.memory_modules.functional import (
     ModuleMemoryState,
@@ -417,3 +418,10 @@ def test_every_inner_model_builds_from_its_name_alone_and_says_what_it_is(name: 
 def test_a_misspelt_inner_model_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown name in inner_models 'mpl'; did you mean 'mlp'"):
         MEMORY_MODULES.resolve({"type": "module", "inner": {"type": "mpl"}})
+
+
+def test_hooks_on_what_is_saved_are_explained() -> None:
+    memory = {"type": "module", "heads": 2, "chunk_size": 4}
+    model = build_model({"dim": 16, "layers": 1, "architecture": {"type": "lmm"}, "memory": memory}, 8)
+    with pytest.raises(ValueError, match=r"module: cannot be trained with `train\.checkpoint_blocks`"):
+        model.hidden(torch.zeros(1, 8, dtype=torch.long), recompute=True)[0].sum().backward()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +13,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from titanlab import build_model
+from titanlab.architectures.attention.flash_kernels import capability, kernel_for
 from titanlab.platform import wavefront
+from titanlab.platform.errors import ConfigError
 from titanlab.platform.run_config import TrainConfig
+from titanlab.platform.task import Batch
+from titanlab.platform.training import device
+from titanlab.platform.training.step import TrainingStep
 from titanlab.platform.wavefront import in_wavefront
 
 LAYERS, PIECES = 3, 7
@@ -138,6 +146,82 @@ def test_a_layer_waits_for_the_piece_before_and_for_nothing_later(main: Stream) 
     assert [piece for (piece, _), (stream, _) in place.items() if stream is first] == [0] * LAYERS
 
 
+@pytest.mark.usefixtures("main")
+def test_what_is_saved_goes_with_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[weakref.ref[Tensor]] = []
+    own = wavefront._saved_on
+
+    def noted(stream: Any, tensor: Tensor) -> Tensor:
+        kept = own(stream, tensor)
+        saved.append(weakref.ref(kept))
+        return kept
+
+    monkeypatch.setattr(wavefront, "_saved_on", noted)
+    y, after = at_once(layers([]), torch.randn(2, 2 * PIECES, 4).double(), [torch.zeros(2, 4).double()] * LAYERS)
+    assert saved and any(ref() is not None for ref in saved)
+    del y, after
+    gc.collect()
+    assert not any(ref() is not None for ref in saved)
+
+
 def test_pieces_are_not_computed_again() -> None:
     with pytest.raises(ValidationError, match="cannot be used with `checkpoint_blocks`"):
         TrainConfig(wavefront=16, checkpoint_blocks=True)
+    model = build_model({"dim": 16, "layers": 1, "architecture": {"type": "lmm"}}, 8)
+    with pytest.raises(ValueError, match="piece: pieces share"):
+        model.hidden(torch.zeros(1, 8, dtype=torch.long), recompute=True, piece=4)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_models_state_is_refused(count: int) -> None:
+    model = build_model({"dim": 16, "layers": 2, "architecture": {"type": "lmm"}}, 8)
+    state = (model.initial_state(1) * 2)[:count]
+    with pytest.raises(ValueError, match=f"state: has {count} entries; expected 2"):
+        model(torch.zeros(1, 8, dtype=torch.long), state)
+
+
+def test_several_ranks_on_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "world_size", lambda: 2)
+    with pytest.raises(ConfigError, match=r"train\.wavefront: needs one process, and 2 ranks train together"):
+        device.check_wavefront(torch.device("cuda"))
+    device.check_wavefront(torch.device("cpu"))
+
+
+@pytest.fixture
+def in_fixed_order(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sums are taken in the same order every time."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("in_fixed_order")
+@pytest.mark.filterwarnings("ignore")
+def test_on_a_gpu_replays_of_a_wavefront_give_the_same_bits_and_the_gradients_of_whole_rows() -> None:
+    # bfloat16, in which weights in the lower type are shared by the streams and states are kept
+    if isinstance(reason := kernel_for(capability(torch.device("cuda", 0))), str):
+        pytest.skip(reason)  # flash-attn has a backward kernel that adds in a fixed order
+    architecture = {"type": "mac", "segment": 512, "heads": 8, "persistent": 4, "attention": "flash"}
+    memory = {"type": "titans", "heads": 8, "chunk_size": 64}
+    found = []
+    for piece in (0, 512, 1024):
+        torch.manual_seed(0)
+        model = build_model({"dim": 512, "layers": 6, "architecture": architecture, "memory": memory}, 256).cuda()
+        settings = {"batch_size": 2, "cuda_graph": True, "keep_states": True, "wavefront": piece}
+        step = TrainingStep(model.train(), TrainConfig.model_validate(settings), torch.device("cuda", 0))
+        ids = torch.randint(256, (2, 8193), generator=torch.Generator().manual_seed(1))
+        batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(2, 8192))
+        step.prepare(batch)
+        replays = []
+        for _ in range(6):
+            step.gradients(batch)
+            named = model.named_parameters()
+            replays.append({name: p.grad.detach().clone() for name, p in named if p.grad is not None})
+        assert all(torch.equal(x, again[name]) for again in replays[1:] for name, x in replays[0].items())
+        found.append(torch.cat([x.flatten().float() for x in replays[0].values()]))
+    whole, *pieces = found
+    assert all((other - whole).norm() <= 5e-3 * whole.norm() for other in pieces)

@@ -42,7 +42,7 @@ def was_checked(call: Call) -> bool:
     has_window, of_mac = isinstance(call.pattern, SlidingWindow), call.pattern.keys_per_token == 2
     return (
         device == (9, 0)
-        and q.shape[3] in (CHECKED_HEADS if has_window else CHECKED_CAUSAL_HEADS).get(q.dtype, ())
+        and q.shape[3] in (CHECKED_HEADS if has_window or of_mac else CHECKED_CAUSAL_HEADS).get(q.dtype, ())
         and (
             call.pattern.keys_per_token == 1 or of_mac and is_for_replay()
         )  # sdpa is faster where Python is waited for

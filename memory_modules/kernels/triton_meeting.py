@@ -1,9 +1,10 @@
 """Programs of one launch that wait for each other: those that hold slices of the same memory meet once a chunk.
 
 A program takes its number from a counter as it starts, so whoever waits, waits for programs that run already or are
-the next to start; nothing can block for good as long as the programs of one memory fit the chip together. What was
-written before arriving (a release at gpu scope) is seen by everyone after the meeting, read past the first-level cache,
-which does not hear of it.
+the next to start; nothing can block for good as long as the programs of one memory fit the chip together, beside those
+of other launches that wait for a last one of theirs (platform/wavefront.py counts them). What was written before
+arriving (a release at gpu scope) is seen by everyone after the meeting, read past the first-level cache, which does
+not hear of it.
 """
 
 from functools import cache

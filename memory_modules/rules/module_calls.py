@@ -137,6 +137,11 @@ def explained() -> Iterator[None]:
             raise ValueError(
                 f"module: {text.splitlines()[0]}; a memory's gradient is differentiated once more in training"
             ) from error
+        if "saved tensor hooks" in text:
+            raise ValueError(
+                "module: cannot be trained with `train.checkpoint_blocks`, nor with `train.wavefront` on a GPU: "
+                "torch.func knows no hooks on what is saved for the gradient; leave them out"
+            ) from error
         if text.startswith("vmap:") or "atching rule" in text:
             raise ValueError(
                 "module: torch.func cannot run forward for many memories at once, as where it looks at numbers "

@@ -72,6 +72,17 @@ def check_recordable(device: torch.device) -> None:
     raise ConfigError(Problem(f"needs one process with one CUDA device, and {found}; choose false", "train.cuda_graph"))
 
 
+def check_wavefront(device: torch.device) -> None:
+    """Refuses `wavefront` where ranks would add up gradients that come from several streams, which was not tried.
+
+    Raises:
+        ConfigError: with several ranks, each on a GPU.
+    """
+    if device.type == "cuda" and world_size() > 1:
+        message = f"needs one process, and {world_size()} ranks train together; choose 0"
+        raise ConfigError(Problem(message, "train.wavefront"))
+
+
 @contextmanager
 def own_random_state(device: torch.device) -> Iterator[None]:
     """Whatever is drawn inside leaves torch's global random state as it was."""

@@ -17,7 +17,7 @@ from titanlab.platform.recomputation import states_kept
 from titanlab.platform.run_config import TrainConfig
 from titanlab.platform.task import Batch
 from titanlab.platform.tensors import Ids, Mask
-from titanlab.platform.training.device import autocast, check_recordable, fuses_kernels
+from titanlab.platform.training.device import autocast, check_recordable, check_wavefront, fuses_kernels
 from titanlab.platform.training.losses import check_way, sum_of_nats
 from titanlab.platform.training.recorded import RecordedGradient
 
@@ -50,6 +50,8 @@ class GradientComputer:
         check_way(config.loss, device)
         if config.cuda_graph:
             check_recordable(device)
+        if config.wavefront:
+            check_wavefront(device)
         self.config, self.device = config, device
         self.fuses = fuses_kernels(config, device)
         self.loss: nn.Module = CountedLoss(model, config)
