@@ -224,8 +224,9 @@ def run_kernel_cases() -> Callable[..., dict[str, Any]]:
 
 LONGEST = (
     "test_quickstart", "test_readme", "test_survival", "test_sweep_kills", "test_sweep_run", "test_ui",
-    "test_triton_rules", "test_triton_kernels", "test_hopper_kernels", "test_export", "test_module_memory",
-    "test_distributed", "test_list_command", "test_new_command", "test_report", "test_train_command",
+    "test_fused_kernels", "test_triton_rules", "test_triton_kernels", "test_hopper_kernels", "test_export",
+    "test_module_memory", "test_distributed", "test_list_command", "test_new_command", "test_report",
+    "test_train_command",
 )  # fmt: skip
 """Files that take longest, the longest first."""
 

@@ -253,7 +253,7 @@ INTERPRETED = [
     *cases(Sizes(1, 130, 1, 16), "float16"),
     *(
         case
-        for sizes in (Sizes(2, 201, 3, 12), Sizes(2, 1, 3, 12))  # programs along time: six of a row, and one token
+        for sizes in (Sizes(1, 201, 3, 12), Sizes(2, 1, 3, 12))  # programs along time: six of a row, and one token
         for case in cases(sizes, "float32")
         if case.what in ("convolved", "values as they are", "no taps", "asked")
     ),

@@ -22,6 +22,7 @@ sys.modules["fused_cases"] = fused_cases
 _spec.loader.exec_module(fused_cases)
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton, which is for Linux")
+pytestmark = pytest.mark.timeout(900)  # the first test waits for the process that computes all cases
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 BOUNDS = {"float32": 1e-5, "bfloat16": 6e-3, "float16": 2e-3}
@@ -65,7 +66,6 @@ def test_a_block_with_interpreted_kernels_is_as_exact(architecture: str, interpr
 @pytest.mark.gpu
 @needs_gpu
 @needs_triton
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", fused_cases.ON_A_GPU, ids=lambda case: case.name)
 def test_kernels_on_a_gpu_equal_float64(case: Any, compiled: dict[str, Any]) -> None:
     assert_small(case.name, compiled[case.name], BOUNDS[case.dtype])
@@ -74,7 +74,6 @@ def test_kernels_on_a_gpu_equal_float64(case: Any, compiled: dict[str, Any]) -> 
 @pytest.mark.gpu
 @needs_gpu
 @needs_triton
-@pytest.mark.timeout(900)
 def test_no_kernel_on_a_gpu_hides_what_is_no_number(compiled: dict[str, Any]) -> None:
     assert_small("bad numbers", compiled["bad numbers"], 0.0)
 
@@ -82,7 +81,6 @@ def test_no_kernel_on_a_gpu_hides_what_is_no_number(compiled: dict[str, Any]) ->
 @pytest.mark.gpu
 @needs_gpu
 @needs_triton
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("architecture", ["mac", "mag"])
 def test_a_block_with_kernels_on_a_gpu_is_as_exact(architecture: str, compiled: dict[str, Any]) -> None:
     assert_small(architecture, compiled[architecture], BLOCK)

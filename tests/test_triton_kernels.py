@@ -26,6 +26,7 @@ sys.modules["triton_cases"] = triton_cases
 _spec.loader.exec_module(triton_cases)
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton, which is for Linux")
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for the processes that compute all cases
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 GATES = ("d keep", "d momentum", "d step")
@@ -66,7 +67,6 @@ def test_interpreted_kernels_give_the_same_every_time(series: Any, interpreted: 
 @pytest.mark.gpu
 @needs_gpu
 @needs_triton
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", triton_cases.ON_A_GPU, ids=lambda case: case.name)
 def test_kernels_on_a_gpu_equal_the_float64_form(case: Any, compiled: dict[str, Any]) -> None:
     assert_small(case, compiled[case.name])
@@ -75,7 +75,6 @@ def test_kernels_on_a_gpu_equal_the_float64_form(case: Any, compiled: dict[str, 
 @pytest.mark.gpu
 @needs_gpu
 @needs_triton
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("series", triton_cases.REPEATED["cuda"], ids=lambda series: series.name)
 def test_a_thousand_repeats_on_a_gpu_give_the_same(series: Any, compiled: dict[str, Any]) -> None:
     assert compiled[series.name] == 0

@@ -29,6 +29,7 @@ sys.modules["triton_rule_cases"] = triton_rule_cases
 _spec.loader.exec_module(triton_rule_cases)
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton, which is for Linux")
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for the processes that compute all cases
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 GATES = {f"d {gate}" for gate in ("beta", "log_decay", "keep", "momentum", "step", "log_w")}
@@ -71,7 +72,6 @@ def test_interpreted_kernels_of_the_rules_give_the_same_every_time(interpreted: 
 @pytest.mark.gpu
 @needs_gpu
 @needs_triton
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", triton_rule_cases.ON_A_GPU, ids=lambda case: case.name)
 def test_kernels_of_the_rules_on_a_gpu_equal_the_float64_form(case: Any, compiled: dict[str, Any]) -> None:
     assert_small(case, compiled[case.name])
@@ -80,7 +80,6 @@ def test_kernels_of_the_rules_on_a_gpu_equal_the_float64_form(case: Any, compile
 @pytest.mark.gpu
 @needs_gpu
 @needs_triton
-@pytest.mark.timeout(1800)
 def test_a_thousand_repeats_of_every_rule_on_a_gpu_give_the_same(compiled: dict[str, Any]) -> None:
     assert set(changes_of(compiled)) == {0}
 
