@@ -303,7 +303,6 @@ def test_replaying_a_recorded_part_is_computing_it(accumulate: int, monkeypatch:
         {"compile": True},
         {"wavefront": 5},
         {"wavefront": 5, "cuda_graph": True},
-        {"wavefront": 5, "cuda_graph": True, "keep_states": True},
     ],
     ids=str,
 )
