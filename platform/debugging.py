@@ -6,16 +6,16 @@ with debug():
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from titanlab.platform.switch import Switch
 from titanlab.platform.tensors import Hidden, State
 
-_ON: ContextVar[bool] = ContextVar("titanlab_debugging", default=False)
+_DEBUGGING = Switch("debugging")
 
 
 class NonFiniteError(ValueError):
@@ -25,19 +25,14 @@ class NonFiniteError(ValueError):
     """The innermost memory or block in whose call it was found."""
 
 
-@contextmanager
-def debug(on: bool = True) -> Iterator[None]:
+def debug(on: bool = True) -> AbstractContextManager[None]:
     """Within it (in this thread), memories, blocks and rules refuse values that are not finite."""
-    before = _ON.set(on)
-    try:
-        yield
-    finally:
-        _ON.reset(before)
+    return _DEBUGGING.turned(on)
 
 
 def debugging() -> bool:
     """Whether the mode is on."""
-    return _ON.get()
+    return bool(_DEBUGGING)
 
 
 def refuse_nonfinite(values: Mapping[str, State]) -> None:
@@ -48,7 +43,7 @@ def refuse_nonfinite(values: Mapping[str, State]) -> None:
     Raises:
         NonFiniteError: naming the first argument at fault, how many values, the first position and what is there.
     """
-    if not _ON.get():
+    if not _DEBUGGING:
         return
     for name, value in values.items():
         for path, leaf in pytree.tree_flatten_with_path(value)[0]:

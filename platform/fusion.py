@@ -8,12 +8,13 @@ products and kernels of memories stay as they are, and nothing about a model or 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+
+from titanlab.platform.switch import Switch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,22 +23,17 @@ BACKEND = "inductor"
 SHAPES = 64
 """Shapes that one function is compiled for, before it is left as it is; torch allows 8."""
 
-_ON: ContextVar[bool] = ContextVar("titanlab_fusing", default=False)
+_FUSING = Switch("fusing")
 
 
-@contextmanager
-def fused(on: bool = True) -> Iterator[None]:
+def fused(on: bool = True) -> AbstractContextManager[None]:
     """Within it (in this thread), what is `fusible` is compiled."""
-    before = _ON.set(on)
-    try:
-        yield
-    finally:
-        _ON.reset(before)
+    return _FUSING.turned(on)
 
 
 def fusing() -> bool:
     """Whether it is on."""
-    return _ON.get()
+    return bool(_FUSING)
 
 
 def fusible(function: Callable[P, R]) -> Callable[P, R]:
@@ -46,7 +42,7 @@ def fusible(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         # within a function that is being compiled it is a part of that one
-        if not _ON.get() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not _FUSING:
             return function(*args, **kwargs)
         return _compiled(function, BACKEND)(*args, **kwargs)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from titanlab.platform.fusion import fused, fusible, fusing
+from titanlab.platform.switch import Switch
 
 R = TypeVar("R", bound=Tensor | tuple[Tensor, ...])
 
@@ -19,33 +19,23 @@ KEPT_BYTES = 1 << 20
 """Up to an argument of this size a function keeps what it computes: computing again costs a small step more time than
 memory is worth there."""
 
-_ALWAYS: ContextVar[bool] = ContextVar("titanlab_always_again", default=False)
-_STATES_ARE_KEPT: ContextVar[bool] = ContextVar("titanlab_states_are_kept", default=False)
+_ALWAYS = Switch("always_again")
+_STATES_KEPT = Switch("states_kept")
 
 
-@contextmanager
-def always_again() -> Iterator[None]:
+def always_again() -> AbstractContextManager[None]:
     """Within it (in this thread), arguments of any size are large: a short row tells what a long one keeps."""
-    before = _ALWAYS.set(True)
-    try:
-        yield
-    finally:
-        _ALWAYS.reset(before)
+    return _ALWAYS.turned()
 
 
-@contextmanager
-def states_kept(on: bool = True) -> Iterator[None]:
+def states_kept(on: bool = True) -> AbstractContextManager[None]:
     """Within it (in this thread), kernels that can keep a memory's state before every chunk for the gradient do so."""
-    before = _STATES_ARE_KEPT.set(on)
-    try:
-        yield
-    finally:
-        _STATES_ARE_KEPT.reset(before)
+    return _STATES_KEPT.turned(on)
 
 
 def keeps_states() -> bool:
     """Whether it is on."""
-    return _STATES_ARE_KEPT.get()
+    return bool(_STATES_KEPT)
 
 
 def computed_again(function: Callable[..., R]) -> Callable[..., R]:
@@ -58,7 +48,7 @@ def computed_again(function: Callable[..., R]) -> Callable[..., R]:
     def call(*args: Any) -> R:
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         again = not torch.compiler.is_compiling() and torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-        if again and (_ALWAYS.get() or max(x.nbytes for x in tensors) > KEPT_BYTES):
+        if again and (_ALWAYS or max(x.nbytes for x in tensors) > KEPT_BYTES):
             return cast(R, _ComputedAgain.apply(function, *args))
         return function(*args)
 

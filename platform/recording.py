@@ -5,23 +5,18 @@ A kernel that takes Python longer to start, and the GPU less time to run, is the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 
-_ON: ContextVar[bool] = ContextVar("titanlab_recording", default=False)
+from titanlab.platform.switch import Switch
+
+_FOR_REPLAY = Switch("for_replay")
 
 
-@contextmanager
-def for_replay() -> Iterator[None]:
+def for_replay() -> AbstractContextManager[None]:
     """Within it (in this thread), it will be."""
-    before = _ON.set(True)
-    try:
-        yield
-    finally:
-        _ON.reset(before)
+    return _FOR_REPLAY.turned()
 
 
 def is_for_replay() -> bool:
     """Whether it will be."""
-    return _ON.get()
+    return bool(_FOR_REPLAY)

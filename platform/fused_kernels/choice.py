@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from titanlab.platform.switch import Switch
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHECKED = ((9, 0),)
@@ -19,23 +19,18 @@ CHECKED = ((9, 0),)
 MOST_PROGRAMS = 65_535
 """Of a grid's second axis: there the batch stands, or all tokens, of which a program takes 32 at least."""
 
-_PLAIN: ContextVar[bool] = ContextVar("titanlab_plain_torch", default=False)
+_PLAIN = Switch("plain_torch")
 
 
-@contextmanager
-def plain_torch() -> Iterator[None]:
+def plain_torch() -> AbstractContextManager[None]:
     """Within it (in this thread), nothing is computed by these kernels: for comparisons."""
-    before = _PLAIN.set(True)
-    try:
-        yield
-    finally:
-        _PLAIN.reset(before)
+    return _PLAIN.turned()
 
 
 def kernels_take(*tensors: Tensor | None) -> bool:
     """Whether they can compute with these tensors, the first [b, t, ...], on a device that they were checked on."""
     given = [x for x in tensors if x is not None]
-    if torch.compiler.is_compiling() or not _runs_on(given[0].device) or _PLAIN.get():
+    if torch.compiler.is_compiling() or not _runs_on(given[0].device) or _PLAIN:
         return False
     batch, tokens = given[0].shape[0], given[0].shape[:2].numel()
     if batch > MOST_PROGRAMS or tokens > 32 * MOST_PROGRAMS:

@@ -1,0 +1,29 @@
+"""Modes that are off, but within a block."""
+
+import threading
+
+import pytest
+
+from titanlab.platform.switch import Switch
+
+
+def test_it_is_on_within_a_block_of_its_own_thread_alone() -> None:
+    switch, other = Switch("one"), Switch("two")
+    assert not switch
+    with switch.turned():
+        seen: list[bool] = []
+        thread = threading.Thread(target=lambda: seen.append(bool(switch)))
+        thread.start()
+        thread.join()
+        assert switch and not other and seen == [False]
+        with switch.turned(False):
+            assert not switch
+        assert switch
+    assert not switch
+
+
+def test_an_error_turns_it_back() -> None:
+    switch = Switch("one")
+    with pytest.raises(ZeroDivisionError), switch.turned():
+        raise ZeroDivisionError
+    assert not switch
