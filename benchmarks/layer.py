@@ -79,7 +79,7 @@ def bench_layer(benchmark: LayerBenchmark, device: torch.device) -> Result:
     title = f"Layers on {chip_of(device)}: {benchmark.sizes}"
 
     def result(*, finished: bool) -> Result:
-        told = [*_legend(ceilings), *notes, *_compare(rows, against)]
+        told = [*_legend(ceilings, benchmark), *notes, *_compare(rows, against)]
         return Result(title, COLUMNS, rows, facts, told, finished)
 
     benchmark.keep(result(finished=False))
@@ -215,11 +215,13 @@ def _compare(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
     return [f"no ratio: none of {', '.join(against)} was measured"]
 
 
-def _legend(ceilings: Ceilings) -> list[str]:
+def _legend(ceilings: Ceilings, benchmark: LayerBenchmark) -> list[str]:
+    kept = ["gradients find the states that the forward pass left, where a memory's kernels can keep them"]
     return [
         f"the most that PyTorch reached in this run: {ceilings}",
         f"tflops: {TRAINING} times the operations of the forward pass (titanlab's formulas, docs/costs.md) over the "
         "time of forward and backward; ceiling share: that over the matrix products' above",
         "first call s: compilation and autotuning; errors: relative, against the same function in float64 on "
         f"{SAMPLE_CHUNKS} chunks and {SAMPLE_REST} tokens of one sequence",
+        *(kept if benchmark.keep_states else []),
     ]

@@ -220,6 +220,8 @@ def _legend(ceilings: Ceilings, benchmark: ModelBenchmark, device: torch.device)
     ]
     if BASELINE not in benchmark.architectures:
         notes.append(f"no ratio: {BASELINE} is not among the architectures")
+    if benchmark.training.get("keep_states"):
+        notes.append("gradients find the states that the forward pass left, where a memory's kernels can keep them")
     if benchmark.training.get("wavefront"):
         pieces = f"pieces of {benchmark.training['wavefront']} tokens, on a GPU several at once"
         notes.append(f"{pieces}; the {BASELINE}, whose state grows with the row, takes whole rows")

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from titanlab.__main__ import main
-from titanlab.benchmarks import layer_peers
+from titanlab.benchmarks import layer_peers, model
 from titanlab.benchmarks.chip import measure_ceilings
 from titanlab.benchmarks.layer import LayerBenchmark, bench_layer, outputs_and_gradients, relative_error
 from titanlab.benchmarks.layer_case import Case, Draw, Prepared, Sizes
@@ -26,6 +26,7 @@ from titanlab.commands.bench_options import kept, present
 from titanlab.memory_modules.reference import delta_rule_by_token
 from titanlab.platform.costs import parameters_of
 from titanlab.platform.errors import ConfigError
+from titanlab.platform.run_config import TrainConfig
 
 CPU = torch.device("cpu")
 TINY = ["--batch", "1", "--tokens", "20", "--heads", "2", "--head-dim", "8", "--chunk-size", "8", "--quick"]
@@ -337,6 +338,26 @@ def test_on_a_gpu_mac_without_a_recorded_step_is_remarked_on() -> None:
 
     assert remarked(gpu) and remarked(gpu, cuda_graph=False)
     assert not remarked(gpu, cuda_graph=True) and not remarked(gpu, "lmm") and not remarked(CPU)
+
+
+def test_the_transformer_takes_whole_rows_beside_a_wavefront(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, pieces, own = tmp_path / "models.json", [], model.training_speed
+
+    def noted(config: Any, vocabulary: int, context: int, train: TrainConfig, *rest: Any) -> Any:
+        pieces.append((train.wavefront, train.keep_states))
+        return own(config, vocabulary, context, train, *rest)
+
+    monkeypatch.setattr(model, "training_speed", noted)
+    words = ["--architectures", "mac,transformer", "--wavefront", "8", "--keep-states", "--json", str(file)]
+    code, _, err = bench("model", *TINY_MODEL, "--context", "16", *words)
+    assert code == 0, err
+    result = read_result(file)
+    assert [row["architecture"] for row in result.rows] == [BASELINE, "mac"] and pieces == [(0, True), (8, True)]
+    told = "\n".join(result.notes)
+    assert "pieces of 8 tokens" in told and f"the {BASELINE}, whose state grows with the row, takes whole rows" in told
+    assert "gradients find the states" in told
 
 
 def test_a_model_that_does_not_fit_is_a_row(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,9 +43,7 @@ def was_checked(call: Call) -> bool:
     return (
         device == (9, 0)
         and q.shape[3] in (CHECKED_HEADS if has_window or of_mac else CHECKED_CAUSAL_HEADS).get(q.dtype, ())
-        and (
-            call.pattern.keys_per_token == 1 or of_mac and is_for_replay()
-        )  # sdpa is faster where Python is waited for
+        and (is_for_replay() if of_mac else call.pattern.keys_per_token == 1)  # sdpa waits less for Python
         and (call.prefix is None or has_window or of_mac)
         and call.past == 0
         and q.shape[2] >= 512  # fewer are not worth the seconds that the first call takes
