@@ -17,7 +17,7 @@ from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.layer import reason
 from titanlab.benchmarks.model_sizes import SIZES, Parts, Size, model_of
 from titanlab.benchmarks.result import Result, Row
-from titanlab.benchmarks.timing import free_memory
+from titanlab.benchmarks.timing import begin_peak, free_memory, peak_of
 from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.config import problems_of
 from titanlab.platform.costs import TRAINING, forward_flops, parameters_of
@@ -161,8 +161,7 @@ def training_speed(
 ) -> Row:
     """Steps as `titanlab train` takes them, rows coming from the CPU; a GPU is waited for at the end alone."""
     free_memory(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    begin_peak(device)
     with own_random_state(device):
         torch.manual_seed(train.seed)
         take_step = TrainingStep(model.build(vocabulary).to(device).train(), train, device)
@@ -185,13 +184,12 @@ def training_speed(
         first, second = steps(1), steps(1)
         count = max(FEWEST, min(MOST, round(seconds / second)))
         took = steps(count) / count
-    peak_gb = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
     return {
         "tokens_per_second": train.batch_size * context / took,
         "step_ms": took * 1e3,
         "steps": count,
         "first_step_s": first,
-        "peak_gb": peak_gb,
+        "peak_gb": peak_of(device),
         "loss": losses[-1],
         "remark": None if all(map(math.isfinite, losses)) else "the loss is not finite",
     }

@@ -37,13 +37,24 @@ def time_call(call: Callable[[], Any], device: torch.device, *, seconds: float =
     """
     first_s = _wall(call, device)
     free_memory(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    begin_peak(device)
     once = _wall(call, device)
-    peak_gb = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+    peak_gb = peak_of(device)
     repeats = 1 if once > seconds else max(FEWEST, min(MOST, round(seconds / max(once, 1e-6))))
     times = _on_gpu(call, repeats) if device.type == "cuda" else [_wall(call, device) * 1e3 for _ in range(repeats)]
     return Timing(statistics.median(times), min(times), repeats, first_s, peak_gb)
+
+
+def begin_peak(device: torch.device) -> None:
+    """From here on `peak_of` counts."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_of(device: torch.device) -> float | None:
+    """GB of the most memory that was in use, or was free but for another stream that was not seen to be done with it
+    (a recording sees no stream done before its end); None on a CPU."""
+    return torch.cuda.memory_stats(device)["active_bytes.all.peak"] / 1e9 if device.type == "cuda" else None
 
 
 def free_memory(device: torch.device) -> None:

@@ -16,14 +16,14 @@ from titanlab.platform.architecture import ARCHITECTURES, Architecture, Architec
 from titanlab.platform.config import Config, problems_of, validation_error
 from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.fused_kernels.choice import kernels_take
-from titanlab.platform.fusion import fused, fusible, fusing
+from titanlab.platform.fusion import fusible
 from titanlab.platform.keys import layer_key
 from titanlab.platform.layer_overrides import Block
 from titanlab.platform.memory import MEMORY_MODULES, MemoryConfig
 from titanlab.platform.norms import RMSNorm
-from titanlab.platform.recomputation import keeps_states, states_kept
 from titanlab.platform.shapes import shapes_only
 from titanlab.platform.stack import PatternEntry, StackPlan
+from titanlab.platform.switch import as_now
 from titanlab.platform.tensors import Hidden, Ids, Logits, State
 from titanlab.platform.wavefront import in_wavefront
 
@@ -191,10 +191,10 @@ def _layer(block: nn.Module, feed_forward: nn.Module, x: Hidden, state: State) -
 
 def recomputed(layer: Callable[[Hidden, State], tuple[Hidden, State]], x: Hidden, state: State) -> tuple[Hidden, State]:
     """The layer, of which the gradient keeps x and the state alone and computes the rest a second time."""
-    on, kept = fusing(), keeps_states()  # the gradient may be taken in another thread, which does not know
+    as_here = as_now()  # the gradient may be taken in another thread, which does not know
 
     def again(x: Hidden, state: State) -> tuple[Hidden, State]:
-        with fused(on), states_kept(kept):
+        with as_here():
             return layer(x, state)
 
     return checkpoint(again, x, state, use_reentrant=False)

@@ -13,7 +13,8 @@ The gradient runs on the same streams in the opposite direction. On a CPU the pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
 
@@ -28,11 +29,10 @@ from titanlab.platform.tensors import Hidden, State
 Layer: TypeAlias = Callable[[Hidden, State], tuple[Hidden, State]]
 
 STREAMS = 4
-"""Pieces that are computed at once, at most, the first apart.
-
-Of a kernel whose P programs wait for each other, P - 1 may run before the last one does: (STREAMS + 1) (P - 1) must be
-less than run at once, 75 < 132 on an H200.
-"""
+"""Pieces that are computed at once, at most, the first apart."""
+MOST_WAITING = 15
+"""Programs of a kernel that may run and wait for one that does not run yet: of 16, the most that wait for each other,
+all but one. Those of all streams together must be less than run at once."""
 
 
 def in_wavefront(layers: Sequence[Layer], x: Hidden, states: Sequence[State], piece: int) -> tuple[Hidden, list[State]]:
@@ -53,12 +53,34 @@ def in_wavefront(layers: Sequence[Layer], x: Hidden, states: Sequence[State], pi
     if len(pieces) == 1:
         return _in_turn(layers, pieces, after)
     with for_all_pieces():
-        return _at_once(layers, pieces, after) if x.is_cuda else _in_turn(layers, pieces, after)
+        if x.is_cuda and (count := min(_most_streams(x.device), len(pieces))) > 1:
+            return _at_once(layers, pieces, after, _streams(x.device, count))
+        return _in_turn(layers, pieces, after)
 
 
-def _at_once(layers: Sequence[Layer], pieces: Sequence[Tensor], after: list[State]) -> tuple[Hidden, list[State]]:
-    device, parts, last = pieces[0].device, list(pieces), len(layers) - 1
-    main, streams = torch.cuda.current_stream(device), _streams(device, min(STREAMS + 1, len(pieces)))
+@contextmanager
+def streams_joined() -> Iterator[None]:
+    """Within it a graph may be recorded: an error on its way joins the streams that the recording forked to, else CUDA
+    could not end it, and its complaint about that would hide the error."""
+    try:
+        yield
+    except BaseException:
+        for device, streams in _STREAMS.items():
+            main = torch.cuda.current_stream(device)
+            for stream in streams:
+                with torch.cuda.stream(stream):
+                    is_recorded = torch.cuda.is_current_stream_capturing()
+                if is_recorded:
+                    main.wait_stream(stream)
+        raise
+
+
+def _at_once(
+    layers: Sequence[Layer], pieces: Sequence[Tensor], after: list[State], streams: Sequence[torch.cuda.Stream]
+) -> tuple[Hidden, list[State]]:
+    """The streams are two at least, the first one for the first piece."""
+    parts, last = list(pieces), len(layers) - 1
+    main = torch.cuda.current_stream(pieces[0].device)
     for stream in streams:
         stream.wait_stream(main)
     passed: list[torch.cuda.Event | None] = [None] * len(layers)  # each layer, by the newest piece
@@ -109,6 +131,11 @@ def _used_on(stream: torch.cuda.Stream, tensors: State) -> None:
 
 
 _STREAMS: dict[torch.device, list[torch.cuda.Stream]] = {}
+
+
+def _most_streams(device: torch.device) -> int:
+    """Of which the programs that wait leave room: 5 on an H200 (132 multiprocessors), 1 on a small slice of it."""
+    return min(STREAMS + 1, (torch.cuda.get_device_properties(device).multi_processor_count - 1) // MOST_WAITING)
 
 
 def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:

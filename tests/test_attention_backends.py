@@ -29,13 +29,14 @@ from titanlab.architectures.attention.backend import (
 )
 from titanlab.architectures.attention.flash import FlashBackend
 from titanlab.architectures.attention.flash_kernels import kernel_for
-from titanlab.architectures.attention.flex import FlexBackend, block_mask
+from titanlab.architectures.attention.flex import MASKS, FlexBackend, block_mask
 from titanlab.architectures.attention.in_parts import CpuPart, CudnnPart, FewKeysPart, FlashPart, Rows
 from titanlab.architectures.attention.merging import Part
 from titanlab.architectures.attention.sdpa import SdpaBackend
 from titanlab.architectures.attention.selection import BACKENDS
 from titanlab.architectures.attention.without_cudnn import without_cudnn
 from titanlab.platform.model import Model, build_model
+from titanlab.platform.recording import for_replay
 
 ATTENDING = ("mac", "mag", "mal", "sliding_window", "transformer")
 CALLS = [
@@ -190,6 +191,27 @@ def test_flex_attention_is_exact(uncompiled, pattern, prefix, time, past) -> Non
         outputs(FlexBackend(), call, leaves), outputs(SdpaBackend(), call, leaves), strict=True
     ):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_masks_that_a_recorded_graph_reads_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[torch_flex.BlockMask] = []
+
+    def note(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: torch_flex.BlockMask) -> Part:
+        used.append(mask)
+        return Part(q, q[..., 0])
+
+    monkeypatch.setattr(flex, "_RECORDED", {})
+    monkeypatch.setattr(flex, "_attend", note)
+    with for_replay():
+        FlexBackend().attend(call_for(Causal(), 0, 2, 5)[0])
+    for past in range(6, 6 + 2 * MASKS):  # as decoding with a growing cache asks for
+        FlexBackend().attend(call_for(Causal(), 0, 2, past)[0])
+    for past in (5, 6):
+        FlexBackend().attend(call_for(Causal(), 0, 2, past)[0])
+    recorded, unrecorded, *_ = used
+    assert used[-2] is recorded and used[-1] is not unrecorded
+    assert len(flex._RECORDED) == 1
 
 
 @pytest.mark.parametrize("past", [0, 1, 127, 128, 300])

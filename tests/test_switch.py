@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from titanlab.platform.switch import Switch
+from titanlab.platform.switch import Switch, as_now
 
 
 def test_it_is_on_within_a_block_of_its_own_thread_alone() -> None:
@@ -27,3 +27,21 @@ def test_an_error_turns_it_back() -> None:
     with pytest.raises(ZeroDivisionError), switch.turned():
         raise ZeroDivisionError
     assert not switch
+
+
+def test_another_thread_later_can_turn_all_as_they_were() -> None:
+    switch, other = Switch("one"), Switch("two")
+    with switch.turned():
+        as_here = as_now()
+    seen: list[tuple[bool, bool]] = []
+
+    def look() -> None:
+        with other.turned():
+            with as_here():
+                seen.append((bool(switch), bool(other)))
+            seen.append((bool(switch), bool(other)))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [(True, False), (False, True)]

@@ -1,6 +1,7 @@
 """Ways to train a whole model faster or in less memory: none changes what is learned."""
 
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.fusion import fused, fusible
 from titanlab.platform.memory import MEMORY_MODULES
-from titanlab.platform.model import Model, build_model, logits_loss
+from titanlab.platform.model import Model, build_model, logits_loss, recomputed
 from titanlab.platform.norms import RMSNorm
 from titanlab.platform.run_config import RunConfig, TrainConfig
+from titanlab.platform.switch import Switch
 from titanlab.platform.task import Batch
 from titanlab.platform.training import losses
 from titanlab.platform.training.checkpoint import load_model
@@ -188,6 +190,23 @@ def test_blocks_computed_again_give_the_same_gradients(architecture: str) -> Non
 def test_rows_in_pieces_give_the_same_gradients(architecture: str, piece: int) -> None:
     tried, data = model(architecture).eval(), batch()  # dropout would draw other numbers
     assert_same(computed(tried, data), computed(tried, data, wavefront=piece), within=1e-11)
+
+
+def test_blocks_computed_again_in_another_thread_find_the_modes_they_were_computed_in() -> None:
+    # as a GPU's are: with other kernels the second time, nothing would fit what was kept
+    mode, seen = Switch("mode"), []
+
+    def layer(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(bool(mode))
+        return (x * state).sin(), state
+
+    x = torch.randn(3, requires_grad=True)
+    with mode.turned():
+        y, _ = recomputed(layer, x, torch.ones(3))
+    thread = threading.Thread(target=lambda: y.sum().backward())
+    thread.start()
+    thread.join()
+    assert x.grad is not None and seen == [True, True]
 
 
 def test_blocks_computed_again_are_not_kept() -> None:

@@ -18,9 +18,12 @@ from titanlab.architectures.attention.backend import (
     SlidingWindow,
 )
 from titanlab.architectures.attention.merging import Part, merged
+from titanlab.platform.recording import is_for_replay
 
 BLOCK = 128  # queries, and keys, of a block that is computed or skipped as a whole
 HEAD_DIMS = (16, 256)
+MASKS = 64
+"""Kept for calls to come, of those that are in no recording."""
 KINDS = 64
 """Compiled kernels a process may have: types, head sizes, patterns, with gradients or without; torch allows 8."""
 
@@ -43,7 +46,7 @@ class FlexBackend(AttentionBackend):
         return False
 
     def attend(self, call: Call) -> Queries:
-        mask = block_mask(call.pattern, call.q.shape[2], call.k.shape[2], call.q.device)
+        mask = _mask_for_good(call.pattern, call.q.shape[2], call.k.shape[2], call.q.device)
         part = _attend(call.q, call.k, call.v, call.scale, mask)
         if call.prefix is None:
             return part.out
@@ -65,7 +68,19 @@ def compiled() -> Callable[..., tuple[Tensor, AuxOutput]]:
     return torch.compile(flex_attention, fullgraph=True)
 
 
-@lru_cache(maxsize=64)
+def _mask_for_good(pattern: Pattern, time: int, keys: int, device: torch.device) -> BlockMask:
+    """A recorded graph reads a mask where it lies, so one that is in a recording is never let go."""
+    key = pattern, time, keys, device
+    mask = _RECORDED[key] if key in _RECORDED else block_mask(*key)
+    if is_for_replay() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        _RECORDED[key] = mask
+    return mask
+
+
+_RECORDED: dict[tuple[Pattern, int, int, torch.device], BlockMask] = {}
+
+
+@lru_cache(maxsize=MASKS)
 def block_mask(pattern: Pattern, time: int, keys: int, device: torch.device) -> BlockMask:
     """Which blocks of keys each block of queries sees, in part or in full, without a mask of single pairs.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from titanlab.platform.errors import TitanlabError
 from titanlab.platform.recording import for_replay
 from titanlab.platform.task import Batch
+from titanlab.platform.wavefront import streams_joined
 
 WARM_UP = 3
 """Passes before the recording: kernels are compiled and chosen in them."""
@@ -49,7 +50,7 @@ class RecordedGradient:
             parameter.grad = torch.zeros_like(parameter) if adds else None
         try:
             # another thread of this process may use the GPU meanwhile
-            with for_replay(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            with for_replay(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"), streams_joined():
                 self._loss = gradient(self._inputs, self._scale)
         except torch.OutOfMemoryError:
             raise
