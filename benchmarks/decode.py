@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.streamed_models import StreamedModel, StreamedModels, period_of, settings_of
 from titanlab.benchmarks.timing import free_memory
 from titanlab.platform.decoding.choosing import most_likely
-from titanlab.platform.decoding.computing import Precision, is_out_of_memory, wait_for
+from titanlab.platform.decoding.computing import Precision, is_out_of_memory, used_precision, wait_for
 from titanlab.platform.decoding.session import Graphs, Session
 from titanlab.platform.decoding.state_tree import copied, rows_repeated, state_bytes
 from titanlab.platform.errors import ConfigError, Problem
@@ -49,7 +48,7 @@ class DecodeBenchmark(Followed):
     precision: Precision = "auto"
     graphs: Graphs = "auto"
     seconds: float | None = None
-    """Of reading contexts and warming up, each model; longer contexts are left out then."""
+    """Of reading contexts, each model; looked at between pieces, and longer contexts are left out then."""
 
     def __post_init__(self) -> None:
         for name in ("contexts", "batches"):
@@ -80,12 +79,14 @@ def bench_decode(benchmark: DecodeBenchmark, device: torch.device) -> Result:
     Raises:
         ConfigError: a model cannot be built, or CUDA graphs are asked for on a CPU.
     """
-    facts = facts_of(device, benchmark.settings())
+    used = {"used_precision": used_precision(benchmark.precision, device)}
+    facts = facts_of(device, benchmark.settings() | used)
     rows: list[Row] = []
-    title = f"Decoding, one token of every row at a time, on {chip_of(device)}"
+    what = f"{benchmark.models}, {used['used_precision']}"
+    title = f"Decoding, one token of every row at a time, on {chip_of(device)}: {what}"
 
     def result(*, finished: bool) -> Result:
-        return Result(title, COLUMNS, rows, facts, _notes(benchmark, rows), finished)
+        return Result(title, COLUMNS, rows, facts, _notes(benchmark, rows), finished, naming=3)
 
     for streamed in benchmark.models.built(device):
         benchmark.keep(result(finished=False))
@@ -110,8 +111,9 @@ class _Decoded:
         # pieces of a long context are alike, too; without graphs `mac` waits for Python, thousands of kernels a piece
         records = benchmark.graphs != "none" and device_of(self.model).type == "cuda"
         self.reader = Session(self.model, precision=benchmark.precision, graphs="all" if records else "none")
-        self.reached, self.ended = 0, ""
-        self.until = math.inf if benchmark.seconds is None else time.perf_counter() + benchmark.seconds
+        self.reached, self.ended, self.spent = 0, "", 0.0
+        """Tokens read, why no more are, and seconds of reading."""
+        self.piece = benchmark.piece or default_piece(self.model.vocab_size, 1)
         self.sessions = {
             batch: Session(self.model, precision=benchmark.precision, graphs=benchmark.graphs)
             for batch in benchmark.batches
@@ -121,36 +123,37 @@ class _Decoded:
     def rows(self) -> Iterator[Row]:
         for context in sorted(set(self.benchmark.contexts)):
             self.benchmark.tell(f"{self.name}: reading {context:,} tokens")
-            began = time.perf_counter()
+            before = self.spent
             last = self._read_to(context)
-            prefill = time.perf_counter() - began
+            prefill = self.spent - before
             if last is None:
                 yield {"model": self.name, "context": context, "remark": self.ended}
                 continue
             for batch in self.benchmark.batches:
                 self.benchmark.tell(f"{self.name}: decoding {batch} rows after {context:,} tokens")
                 row = self._timed(last, batch)
-                yield {"model": self.name, "context": context, "batch": batch, "prefill_s": prefill, **row}
+                place: Row = {"model": self.name, "context": context, "batch": batch}
+                yield {**place, "piece": self.piece, "prefill_s": prefill, **row}
                 free_memory(self.reader.device)
 
     def _read_to(self, context: int) -> Tensor | None:
         """Reads on; None where memory or time does not reach so far, now and for all longer contexts."""
-        piece = self.benchmark.piece or default_piece(self.model.vocab_size, 1)
-        last = None
+        last, limit = None, self.benchmark.seconds
         while not self.ended and self.reached < context:
-            stop = min(self.reached + piece, context)
-            if time.perf_counter() > self.until:
-                self.ended = f"not measured: {self.benchmark.seconds:.0f} s were up at {self.reached:,} tokens"
+            stop = min(self.reached + self.piece, context)
+            if limit is not None and self.spent > limit:
+                self.ended = f"not read: {limit:g} s were up at {self.reached:,} tokens"
                 return None
+            began = time.perf_counter()
             try:
-                last = read_to(self.reader, self.tokens, self.reached, stop, piece)
+                last = read_to(self.reader, self.tokens, self.reached, stop, self.piece)
                 wait_for(self.reader.device)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 self.ended = f"out of memory after {self.reached:,} tokens"
                 return None
-            self.reached = stop
+            self.reached, self.spent = stop, self.spent + time.perf_counter() - began
         return last
 
     def _timed(self, last: Tensor, batch: int) -> Row:

@@ -20,7 +20,7 @@ from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.timing import free_memory, time_call
 from titanlab.memory_modules.kernels.backends import BACKENDS
 from titanlab.platform.costs import TRAINING
-from titanlab.platform.errors import ConfigError, Problem, unknown_name
+from titanlab.platform.errors import ConfigError, Problem, TitanlabError, unknown_name
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.recomputation import states_kept
 
@@ -79,7 +79,7 @@ def bench_layer(benchmark: LayerBenchmark, device: torch.device) -> Result:
     title = f"Layers on {chip_of(device)}: {benchmark.sizes}"
 
     def result(*, finished: bool) -> Result:
-        told = [*_legend(ceilings, benchmark), *notes, *_compare(rows, against)]
+        told = [*_legend(ceilings, benchmark, device), *notes, *_compare(rows, against)]
         return Result(title, COLUMNS, rows, facts, told, finished)
 
     benchmark.keep(result(finished=False))
@@ -129,7 +129,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else '(no message)'}"
+    kind = "" if isinstance(error, TitanlabError) and lines else f"{type(error).__name__}: "
+    return kind + (lines[0][:200] if lines else "(no message)")
 
 
 def exactness(case: Case, sizes: Sizes, device: torch.device) -> tuple[Row, float]:
@@ -212,16 +213,22 @@ def _compare(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
                     other["ratio"] = took / base if isinstance(took, float) else None
                 name = f"{row['what']} ({row['backend']})"
                 return [f"ratio: time of forward and backward over that of {name}, in this run; above 1 is slower"]
-    return [f"no ratio: none of {', '.join(against)} was measured"]
+    return [f"no ratio: there is no time of {' nor of '.join(against)}"]
 
 
-def _legend(ceilings: Ceilings, benchmark: LayerBenchmark) -> list[str]:
-    kept = ["gradients find the states that the forward pass left, where a memory's kernels can keep them"]
+def states_note(device: torch.device) -> str:
+    """What `keep_states` does on a device."""
+    if device.type != "cuda":
+        return f"no states are kept: only kernels on a GPU keep them, and this runs on {device.type}"
+    return "gradients find the states that the forward pass left, in memories of two matrices on Triton's kernels"
+
+
+def _legend(ceilings: Ceilings, benchmark: LayerBenchmark, device: torch.device) -> list[str]:
     return [
         f"the most that PyTorch reached in this run: {ceilings}",
         f"tflops: {TRAINING} times the operations of the forward pass (titanlab's formulas, docs/costs.md) over the "
         "time of forward and backward; ceiling share: that over the matrix products' above",
         "first call s: compilation and autotuning; errors: relative, against the same function in float64 on "
         f"{SAMPLE_CHUNKS} chunks and {SAMPLE_REST} tokens of one sequence",
-        *(kept if benchmark.keep_states else []),
+        *([states_note(device)] if benchmark.keep_states else []),
     ]

@@ -43,6 +43,8 @@ def chosen_peers(peers: str) -> list[str]:
         return list(MODULES) if peers == "auto" else []
     names = [name.strip() for name in peers.split(",")]
     for name in names:
+        if name in ("auto", "none"):
+            raise ConfigError(Problem(f"--peers: '{name}' stands alone, without other names; got '{peers}'"))
         if name not in MODULES:
             raise ConfigError(Problem(f"--peers: {unknown_name('peer', name, {*MODULES, 'auto', 'none'})}"))
     return names

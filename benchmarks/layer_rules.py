@@ -9,16 +9,20 @@ from functools import partial
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from titanlab.benchmarks.layer_case import Case, Draw, Prepared, Sizes, of_function
+from titanlab.benchmarks.model_sizes import option_of
 from titanlab.memory_modules import functional
 from titanlab.memory_modules.kernels.delta_chunks import delta_chunks_flops
 from titanlab.memory_modules.kernels.dual_form import dual_form_flops
 from titanlab.memory_modules.kernels.linear_chunks import linear_chunks_flops
 from titanlab.memory_modules.kernels.momentum_delta_chunks import momentum_delta_chunks_flops
 from titanlab.memory_modules.kernels.rwkv7_chunks import rwkv7_chunks_flops
+from titanlab.platform.config import problems_of
+from titanlab.platform.errors import ConfigError
 from titanlab.platform.memory import MEMORY_MODULES, MemoryModule
 
 LARGEST_DECAY = 0.04
@@ -162,7 +166,11 @@ def layer_case(name: str, sizes: Sizes) -> Case:
     """A registered memory with its defaults but for heads and chunk; below float32 it runs under autocast."""
     kind = MEMORY_MODULES[name]
     settings = {"heads": sizes.heads, "chunk_size": sizes.chunk_size, "expansion": sizes.expansion}
-    config = kind.model_validate({key: value for key, value in settings.items() if key in kind.model_fields})
+    try:
+        config = kind.model_validate({key: value for key, value in settings.items() if key in kind.model_fields})
+    except ValidationError as error:
+        problems = problems_of(error, lambda path: (f"--memory {name}: {option_of(path)}", None))
+        raise ConfigError(problems) from None
 
     def prepare(draw: Draw) -> Prepared:
         torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -14,19 +15,21 @@ from pydantic import ValidationError
 from titanlab.architectures.attention.backend import AttentionName
 from titanlab.benchmarks.chip import TERA, Ceilings, chip_of, facts_of, measure_ceilings
 from titanlab.benchmarks.followed import Followed
-from titanlab.benchmarks.layer import reason
+from titanlab.benchmarks.layer import reason, states_note
 from titanlab.benchmarks.model_sizes import SIZES, Parts, Size, model_of
 from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.timing import begin_peak, free_memory, peak_of
 from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.config import problems_of
 from titanlab.platform.costs import TRAINING, forward_flops, parameters_of
+from titanlab.platform.decoding.computing import used_precision
 from titanlab.platform.errors import ConfigError, Problem, unknown_name
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.model import ModelConfig
 from titanlab.platform.run_config import TrainConfig
 from titanlab.platform.task import Batch
 from titanlab.platform.training.device import own_random_state, seed_step
+from titanlab.platform.training.losses import used_way
 from titanlab.platform.training.step import TrainingStep
 
 COLUMNS = [
@@ -78,11 +81,13 @@ def bench_model(benchmark: ModelBenchmark, device: torch.device) -> Result:
     models = {name: model_of(name, size, benchmark.parts) for name in names}
     benchmark.tell("ceilings of this device")
     ceilings = measure_ceilings(device, seconds=min(0.5, benchmark.seconds))
-    facts = facts_of(device, benchmark.settings(), ceilings)
+    precision = used_precision(benchmark.training.get("precision", "auto"), device)
+    facts = facts_of(device, {**benchmark.settings(), "used_precision": precision}, ceilings)
     rows: list[Row] = []
     notes = [*_legend(ceilings, benchmark, device), *_differences(models, size)]
-    memory = f"{benchmark.parts.memory} of depth {benchmark.parts.depth}, chunk {benchmark.parts.chunk_size}"
-    title = f"Training {benchmark.size} models on {chip_of(device)}: {benchmark.batch_tokens} tokens a step, {memory}"
+    tokens = sorted({rows_of(benchmark, context) * context for context in benchmark.contexts})
+    step = f"{' or '.join(f'{count:,}' for count in tokens)} tokens a step"
+    title = f"Training {benchmark.size} models on {chip_of(device)}: {step}, {precision}, {benchmark.parts}"
 
     def result(*, finished: bool) -> Result:
         return Result(title, COLUMNS, rows, facts, notes, finished)
@@ -144,6 +149,7 @@ def measured(
         train = training_of(benchmark, context)
         if name == BASELINE:
             train = train.replace(wavefront=0)
+        row["used_loss"] = used_way(train.loss, train.batch_size // train.accumulate * context, size.vocabulary)
         row |= training_speed(model, size.vocabulary, context, train, device, benchmark.seconds)
         flops = forward_flops(model, size.vocabulary, context)
         tflops = TRAINING * flops * float(row["tokens_per_second"] or 0) / TERA
@@ -166,15 +172,16 @@ def training_speed(
         torch.manual_seed(train.seed)
         take_step = TrainingStep(model.build(vocabulary).to(device).train(), train, device)
         losses: list[float] = []
+        drawn, numbers = torch.Generator().manual_seed(train.seed), itertools.count()
 
         def steps(count: int) -> float:
             """Seconds of so many steps."""
             began = time.perf_counter()
-            for _ in range(count):
-                batch = random_batch(train.batch_size, context, vocabulary)
-                if not losses:
+            for number in itertools.islice(numbers, count):
+                batch = random_batch(train.batch_size, context, vocabulary, drawn)
+                if number == 0:
                     take_step.prepare(batch)
-                seed_step(train.seed, len(losses))
+                seed_step(train.seed, number)
                 last = take_step(batch, RATE)
             losses.append(last.nats.item() / last.counted)  # waits for the device
             if device.type == "cuda":
@@ -195,9 +202,9 @@ def training_speed(
     }
 
 
-def random_batch(rows: int, context: int, vocabulary: int) -> Batch:
-    """Tokens that mean nothing, each the target of the one before."""
-    ids = torch.randint(vocabulary, (rows, context + 1))
+def random_batch(rows: int, context: int, vocabulary: int, drawn: torch.Generator) -> Batch:
+    """Tokens that mean nothing, each the target of the one before, drawn on the CPU."""
+    ids = torch.randint(vocabulary, (rows, context + 1), generator=drawn)
     return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(rows, context))
 
 
@@ -219,7 +226,7 @@ def _legend(ceilings: Ceilings, benchmark: ModelBenchmark, device: torch.device)
     if BASELINE not in benchmark.architectures:
         notes.append(f"no ratio: {BASELINE} is not among the architectures")
     if benchmark.training.get("keep_states"):
-        notes.append("gradients find the states that the forward pass left, where a memory's kernels can keep them")
+        notes.append(states_note(device))
     if benchmark.training.get("wavefront"):
         pieces = f"pieces of {benchmark.training['wavefront']} tokens, on a GPU several at once"
         notes.append(f"{pieces}; the {BASELINE}, whose state grows with the row, takes whole rows")

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from titanlab.platform.architecture import ARCHITECTURES, ArchitectureConfig
+from titanlab.platform.config import problems_of
 from titanlab.platform.costs import parameters_of
+from titanlab.platform.errors import ConfigError
 from titanlab.platform.memory import MEMORY_MODULES, MemoryConfig
 from titanlab.platform.model import ModelConfig
 
@@ -50,6 +54,12 @@ class Parts:
     matched: bool = True
     """Whether the feed-forward layer is made so wide that each model has as many parameters as the transformer."""
 
+    def __str__(self) -> str:
+        has = MEMORY_MODULES[self.memory].model_fields
+        given = {"depth": self.depth, "expansion": f"{self.expansion:g}", "chunk_size": self.chunk_size}
+        settings = [f"{key.replace('_size', '')} {value}" for key, value in given.items() if key in has]
+        return ", ".join([self.memory, *settings, f"window {self.window}"])
+
 
 def model_of(architecture: str, size: Size, parts: Parts) -> ModelConfig:
     """A model of a size.
@@ -57,15 +67,23 @@ def model_of(architecture: str, size: Size, parts: Parts) -> ModelConfig:
     Raises:
         ConfigError: the architecture or memory cannot be built at these settings.
     """
-    memory = _memory(size, parts)
-    model = ModelConfig(
-        dim=size.dim,
-        layers=size.layers,
-        expansion=SWIGLU,
-        architecture=_architecture(architecture, size, parts),
-        memory=memory,
-    )
-    return matched(model, size, parts) if parts.matched else model
+    try:
+        model = ModelConfig(
+            dim=size.dim,
+            layers=size.layers,
+            expansion=SWIGLU,
+            architecture=_architecture(architecture, size, parts),
+            memory=_memory(size, parts),
+        )
+        return matched(model, size, parts) if parts.matched else model
+    except ValidationError as error:
+        raise ConfigError(problems_of(error, lambda path: (option_of(path), None))) from None
+
+
+def option_of(path: tuple[str | int, ...]) -> str:
+    """The command line's option by which a setting of a part is given."""
+    name = "window" if path[-1:] == ("segment",) else ".".join(map(str, path))
+    return "--" + name.replace("_", "-")
 
 
 def matched(model: ModelConfig, size: Size, parts: Parts) -> ModelConfig:

@@ -11,7 +11,7 @@ from titanlab.benchmarks.chip import chip_of, facts_of
 from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.streamed_models import StreamedModels, settings_of
-from titanlab.platform.decoding.computing import Precision
+from titanlab.platform.decoding.computing import Precision, used_precision
 from titanlab.platform.streaming.needle_search import Found, Needles, search
 from titanlab.platform.streaming.stream import PIECE
 
@@ -30,7 +30,7 @@ class NeedleBenchmark(Followed):
 
     def settings(self) -> dict[str, Any]:
         """As the JSON file has them."""
-        own = {"piece": self.piece, "precision": self.precision}
+        own: dict[str, Any] = {"piece": self.piece, "precision": self.precision}
         return {**own, **asdict(self.needles), **settings_of(self.models)}
 
 
@@ -41,13 +41,15 @@ def bench_needle(benchmark: NeedleBenchmark, device: torch.device) -> Result:
         ConfigError: a model cannot be built or does not read bytes.
         DataError: the package of the filler or of the key words is missing.
     """
-    facts = facts_of(device, benchmark.settings())
+    used = {"used_precision": used_precision(benchmark.precision, device)}
+    facts = facts_of(device, benchmark.settings() | used)
     rows: list[Row] = []
-    title = f"Needles ({benchmark.needles.variant}) in streams of bytes, on {chip_of(device)}"
+    what = f"{benchmark.models}, {used['used_precision']}"
+    title = f"Needles ({benchmark.needles.variant}) in streams of bytes, on {chip_of(device)}: {what}"
     notes = ["accuracy: the whole answer said exactly, decoded greedily; rows are test rows of the task `needle`"]
 
     def result(*, finished: bool) -> Result:
-        return Result(title, COLUMNS, rows, facts, notes, finished)
+        return Result(title, COLUMNS, rows, facts, notes, finished, naming=3)
 
     for streamed in benchmark.models.built(device):
         benchmark.keep(result(finished=False))

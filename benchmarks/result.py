@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +14,7 @@ from titanlab.platform.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 Value: TypeAlias = str | float | int | bool | None
 Row: TypeAlias = dict[str, Value]
@@ -38,30 +39,54 @@ class Result:
     """What a reader has to know to read the table right."""
     finished: bool = True
     """Whether all was measured; not so in what a run has written by the time that it is cut."""
+    naming: int = 2
+    """How many of the first columns say which row it is."""
 
     def show(self, console: Console) -> None:
         """Prints the table (its title, as long as there is no row), then the notes.
 
-        A column that no row fills is left out.
+        A column that no row fills is left out. What is too wide goes on below, each part with what names its rows.
         """
-        from rich import box
-        from rich.table import Table
         from rich.text import Text
 
         remarks = list(dict.fromkeys(text for row in self.rows if (text := _long_remark(row))))
         filled = [key for key in self.columns if any(row.get(key) is not None for row in self.rows)]
-        title = self.title if self.finished else f"UNFINISHED: {self.title}"
-        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-        for key in filled:
-            numbers = any(isinstance(row.get(key), int | float) for row in self.rows)
-            table.add_column(Text(heading(key)), justify="right" if numbers else "left", overflow="fold")
-        for row in self.rows:
-            table.add_row(*(Text(_cell(row, key, remarks)) for key in filled))
-        console.print(table if self.rows else Text(title))
+        names = [key for key in self.columns[: self.naming] if key in filled]
+        console.print(Text(self.title if self.finished else f"UNFINISHED: {self.title}", style="italic"))
+        for keys in self._side_by_side(console, names, filled[len(names) :], remarks):
+            console.print(self._table([*names, *keys], remarks))
         for number, remark in enumerate(remarks, start=1):
             console.print(Text(f"[{number}] {remark}"))
         for note in self.notes:
             console.print(Text(f"- {note}"))
+
+    def _table(self, keys: Sequence[str], remarks: list[str]) -> Table:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD)
+        for key in keys:
+            numbers = any(isinstance(row.get(key), int | float) for row in self.rows)
+            table.add_column(Text(heading(key)), justify="right" if numbers else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(_cell(row, key, remarks)) for key in keys))
+        return table
+
+    def _side_by_side(
+        self, console: Console, names: Sequence[str], keys: Sequence[str], remarks: list[str]
+    ) -> list[list[str]]:
+        """The columns beside those that name the rows, in parts that a console has room for: one column at least."""
+        from rich.measure import Measurement
+
+        room = console.options.update(width=10_000)
+        parts: list[list[str]] = [[]] if self.rows else []
+        for key in keys:
+            table = self._table([*names, *parts[-1], key], remarks)
+            if parts[-1] and Measurement.get(console, room, table).maximum > console.width:
+                parts.append([])
+            parts[-1].append(key)
+        return parts
 
     def write_json(self, path: Path) -> None:
         """Puts all of it in the file's place; numbers that are not finite become text ("nan"), for JSON has none.

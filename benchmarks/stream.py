@@ -14,7 +14,7 @@ from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.streamed_models import StreamedModel, StreamedModels, settings_of
 from titanlab.platform.corpora.byte_ids import BYTES
-from titanlab.platform.decoding.computing import Precision
+from titanlab.platform.decoding.computing import Precision, used_precision
 from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.streaming.schedule import EARLIEST
 from titanlab.platform.streaming.stream import Course, StreamSettings, Stretch, default_piece, stream
@@ -77,8 +77,10 @@ class _Found:
     """What the models came to so far."""
 
     def __init__(self, benchmark: StreamBenchmark, device: torch.device) -> None:
-        self.keep, self.facts = benchmark.keep, facts_of(device, benchmark.settings())
-        self.title = f"Streaming {benchmark.length:,} tokens, batch {benchmark.batch}, on {chip_of(device)}"
+        used = {"used_precision": used_precision(benchmark.precision, device)}
+        self.keep, self.facts = benchmark.keep, facts_of(device, benchmark.settings() | used)
+        what = f"{benchmark.models}, {used['used_precision']}"
+        self.title = f"Streaming {benchmark.length:,} tokens, batch {benchmark.batch}, on {chip_of(device)}: {what}"
         self.rows: dict[str, list[Row]] = {}
         self.courses: dict[str, Any] = {}
 
@@ -204,7 +206,11 @@ def _notes(courses: dict[str, Any]) -> list[str]:
         "consist of shorter pieces",
         "norms are Frobenius norms a head, averaged over heads, layers and matrices; the JSON file has each layer's",
     ]
-    ends = {"memory": "memory was full", "time": "time was up", "numbers": "a number was not finite"}
+    ends = {
+        "memory": "memory was full or the state at its limit",
+        "time": "time was up",
+        "numbers": "a number was not finite",
+    }
     for name, course in courses.items():
         if course["ended"] == READING:
             notes.append(f"{name} {course['reason']}")

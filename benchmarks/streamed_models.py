@@ -16,7 +16,7 @@ from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.corpora.byte_ids import BYTES
 from titanlab.platform.errors import ConfigError, Problem, unknown_name
 from titanlab.platform.memory import MEMORY_MODULES, MemoryModule
-from titanlab.platform.model import Model
+from titanlab.platform.model import Model, ModelConfig
 from titanlab.platform.training.checkpoint import load_model
 from titanlab.platform.training.device import own_random_state
 
@@ -33,7 +33,11 @@ class StreamedModel(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamedModels:
-    """Which models: those of the checkpoints if there are any, else one of each architecture, with random weights."""
+    """Which models: those of the checkpoints if there are any, else one of each architecture, with random weights.
+
+    Raises:
+        ConfigError: an unknown name, or a model that cannot be built at these settings.
+    """
 
     architectures: Sequence[str] = ("mac", "mag", "mal", "lmm", "transformer")
     size: str = "small"
@@ -44,9 +48,12 @@ class StreamedModels:
     def __post_init__(self) -> None:
         known = (("size", [self.size], STREAMED_SIZES), ("memory", [self.parts.memory], MEMORY_MODULES))
         for what, names, among in (*known, ("architecture", self.architectures, ARCHITECTURES)):
+            option = "architectures" if what == "architecture" else what
             for name in names:
                 if name not in among:
-                    raise ConfigError(Problem(unknown_name(what, name, among)))
+                    raise ConfigError(Problem(f"--{option}: {unknown_name(what, name, among)}"))
+        for name in () if self.checkpoints else self.architectures:  # all of them before any is measured
+            self._config(name)
 
     def built(self, device: torch.device) -> Iterator[StreamedModel]:
         """One after another, so that one at a time takes memory.
@@ -62,8 +69,17 @@ class StreamedModels:
             yield self._fresh(name, device)
             free_memory(device)
 
+    def __str__(self) -> str:
+        if self.checkpoints:
+            return f"trained models ({len(self.checkpoints)})"
+        size = STREAMED_SIZES[self.size]
+        return f"{self.size} ({size.layers} layers, dim {size.dim}, {size.heads} heads), {self.parts}"
+
+    def _config(self, architecture: str) -> ModelConfig:
+        return model_of(architecture, STREAMED_SIZES[self.size]._replace(vocabulary=BYTES), self.parts)
+
     def _fresh(self, architecture: str, device: torch.device) -> StreamedModel:
-        config = model_of(architecture, STREAMED_SIZES[self.size]._replace(vocabulary=BYTES), self.parts)
+        config = self._config(architecture)
         with own_random_state(torch.device("cpu")):
             torch.manual_seed(self.seed)
             model = config.build(BYTES)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from titanlab.platform.architecture import ArchitectureConfig
 from titanlab.platform.costs import ASSUMED_ROW, parameters_of
+from titanlab.platform.errors import TitanlabError
 from titanlab.platform.memory import MemoryConfig
 from titanlab.platform.model import LOGITS_AT_ONCE, FeedForward, parameter_count
 from titanlab.platform.operations import remembered
@@ -62,7 +63,8 @@ def training_memory(config: RunConfig) -> TrainingMemory:
     try:
         blocks = [_of_block(block.architecture, block.memory, model.dim, length) for block in model.stack()]
     except (Exception, SystemExit) as error:  # a plug-in is run, and may fail in any way
-        return TrainingMemory(parameters, None, f"{type(error).__name__}: {str(error).partition('. ')[0]}")
+        kind = "" if isinstance(error, TitanlabError) else f"{type(error).__name__}: "
+        return TrainingMemory(parameters, None, kind + str(error).partition(". ")[0])
     feed_forward = length * _of_feed_forward(model.dim, model.expansion) if model.expansion else 0
     layers = sum(blocks) + model.layers * feed_forward
     if config.train.checkpoint_blocks:  # each layer's input, and the layer that is computed again

@@ -82,7 +82,7 @@ def test_layers_and_peers_stand_in_one_table_with_times_ratio_and_errors(bench: 
             assert row["ratio"] == pytest.approx(row["forward_and_backward_ms"] / base["forward_and_backward_ms"])
     assert base["ratio"] == 1
     refused = rows["titans, depth 1 (triton)"]  # no GPU here: the row says so
-    assert "triton" in refused["remark"] and "forward_ms" not in refused and refused["remark"] in out
+    assert "triton" in refused["remark"] and "forward_ms" not in refused and refused["remark"] in " ".join(out.split())
 
 
 def test_the_file_says_how_it_came_about(bench: Bench, tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_the_transformer_takes_whole_rows_beside_a_wavefront(
     assert [row["architecture"] for row in result.rows] == [BASELINE, "mac"] and pieces == [(0, True), (8, True)]
     told = "\n".join(result.notes)
     assert "pieces of 8 tokens" in told and f"the {BASELINE}, whose state grows with the row, takes whole rows" in told
-    assert "gradients find the states" in told
+    assert "no states are kept: only kernels on a GPU keep them" in told
 
 
 def test_a_model_that_does_not_fit_is_a_row(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,8 +389,10 @@ def test_models_of_a_size_have_equally_many_parameters() -> None:
 
 
 def test_random_rows_are_targets_of_themselves() -> None:
-    batch = random_batch(2, 8, 16)
+    drawn = torch.Generator().manual_seed(0)
+    batch, other = random_batch(2, 8, 16, drawn), random_batch(2, 8, 16, drawn)
     assert torch.equal(batch.ids[:, 1:], batch.targets[:, :-1]) and batch.mask.all()
+    assert not torch.equal(batch.ids, other.ids)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +403,14 @@ def test_random_rows_are_targets_of_themselves() -> None:
         (["layer", "--peers", "flah"], "did you mean 'fla'?"),
         (["layer", "--depth", "1,x"], "--depth: expected whole numbers"),
         (["layer", "--against", "nobody"], "unknown row 'nobody'"),
-        (["layer", "--json", "no/such/folder.json"], "--json no/such/folder.json: expected a file"),
+        (["layer", "--json", "no/such/folder.json"], "--json no/such/folder.json: there is no folder no/such"),
+        (["layer", "--json", "."], "--json .: is a folder; expected a file's name"),
+        (["layer", "--memory", ""], "--memory: expected names with commas between them"),
+        (["layer", "--memory", "yaad", "--chunk-size", "5000"], "--memory yaad: --chunk-size: expected a number of at"),
+        (["layer", "--peers", "auto,none"], "--peers: 'auto' stands alone"),
+        (["layer", "--plugin", "no_such_plugin_anywhere"], "no_such_plugin_anywhere"),
+        (["model", "--architectures", ""], "--architectures: expected names with commas between them"),
+        (["model", "--depth", "5"], "--depth: expected a number of at most 4, got 5"),
         (["layer", "--json", os.devnull], f"--json {os.devnull}: exists and is no regular file"),
         (["model", "--architectures", "macc"], "did you mean 'mac'?"),
         (["model", "--size", "340m"], "did you mean '340M'?"),
@@ -418,6 +427,53 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(bench: Bench, wor
     code, out, err = bench(*words)
     assert code == 2 and not out
     assert err.startswith("error: ") and said in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize("words", [["--cuda-graph"], ["--attention", "flash"]])
+def test_settings_that_cannot_run_leave_an_older_file_as_it_was(
+    bench: Bench, tmp_path: Path, words: list[str], older: bool
+) -> None:
+    file = tmp_path / "models.json"
+    if older:
+        Result("of yesterday", ["what"], [{"what": "delta"}]).write_json(file)
+    code, out, err = bench("model", *TINY_MODEL, "--architectures", "transformer", *words, "--json", str(file))
+    assert code == 2 and not out and err.splitlines()[-1].startswith("error: ")
+    assert file.exists() == older and (not older or read_result(file).title == "of yesterday")
+
+
+def test_an_error_after_some_rows_shows_them(bench: Bench, tmp_path: Path) -> None:
+    file, words = tmp_path / "models.json", ["--architectures", "lmm,mac", "--attention", "flash"]
+    code, out, err = bench("model", *TINY_MODEL, *words, "--json", str(file))
+    assert code == 2 and "UNFINISHED: Training" in out and "lmm" in out and f"unfinished, in {file}" in err
+    assert [row["architecture"] for row in read_result(file).rows] == ["lmm"]
+
+
+def test_every_step_of_a_model_is_of_other_tokens(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, own = [], model.random_batch
+
+    def noted(*given: Any) -> Any:
+        batch = own(*given)
+        seen.append(batch.ids)
+        return batch
+
+    monkeypatch.setattr(model, "random_batch", noted)
+    code, out, err = bench("model", *TINY_MODEL, "--architectures", "lmm", "--context", "63", "--batch-tokens", "10")
+    assert code == 0, err
+    assert len(seen) >= 5 and len({tuple(ids.flatten().tolist()) for ids in seen}) == len(seen)
+    assert "63 tokens a step, float32" in out
+
+
+def test_a_table_that_is_too_wide_goes_on_below() -> None:
+    keys = ["architecture", "context", *(f"figure_number_{number}" for number in range(12))]
+    rows: list[Row] = [{"architecture": "transformer", "context": 4096} | dict.fromkeys(keys[2:], 1234.5)] * 2
+    console = Console(width=80, record=True, file=io.StringIO())
+    Result("t", keys, rows).show(console)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = [line.split() for line in lines if line.strip().startswith("transformer")]
+    assert len(shown) >= 4 and all(words[:2] == ["transformer", "4,096"] for words in shown)
+    assert sum(len(words) - 2 for words in shown) == 24 and {word for words in shown for word in words[2:]} == {"1,234"}
 
 
 def test_a_table_says_what_it_was_not_given(tmp_path: Path) -> None:

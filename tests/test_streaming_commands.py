@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from titanlab import RunConfig
 from titanlab.__main__ import app
+from titanlab.benchmarks import decode, stream_plot
 from titanlab.benchmarks import result as benchmarks
-from titanlab.benchmarks import stream_plot
 from titanlab.benchmarks.stream import course_of
 from titanlab.benchmarks.streamed_models import StreamedModel
 from titanlab.commands.bench_streamed import length_of, lengths_of
@@ -247,7 +248,13 @@ def test_a_trained_run_is_looked_at_by_its_name(run: Path) -> None:
         (["stream", "--length", "1K,2K"], ConfigError, "--length: expected one number of tokens, got 2"),
         (["stream", "--architectures", "mak"], ConfigError, "unknown architecture 'mak'; did you mean 'mal'"),
         (["stream", "--memory", "titan"], ConfigError, "unknown memory 'titan'; did you mean 'titans'"),
-        (["stream", "--plot", "/no/such/folder/x.png"], ConfigError, "--plot .*: expected a file in a folder"),
+        (["stream", "--plot", "/no/such/folder/x.png"], ConfigError, "--plot .*: there is no folder /no/such"),
+        (["stream", "--plot", "x.svg"], ConfigError, r"--plot x\.svg: expected a name that ends with \.png"),
+        (["stream", "--plot", "x.png", "--json", "./x.png"], ConfigError, "--plot x.png: is the file of --json, too"),
+        (["stream", "--text", os.devnull], ConfigError, "--text .*: is empty"),
+        (["stream", "--architectures", ""], ConfigError, "--architectures: expected names"),
+        (["stream", "--chunk-size", "8192"], ConfigError, "--chunk-size: expected a number of at most 4096, got 8192"),
+        (["needle", "--depth", "5"], ConfigError, "--depth: expected a number of at most 4, got 5"),
         (["stream", "--text", "/no/such/text"], ConfigError, "--text .*: cannot be read"),
         (["stream", "--checkpoint", "/no/such/run"], CheckpointError, "there is no checkpoint"),
         (["needle", "--depths", "high"], ConfigError, "--depths: expected parts from 0 to 1"),
@@ -259,6 +266,27 @@ def test_a_trained_run_is_looked_at_by_its_name(run: Path) -> None:
 def test_what_cannot_be_measured_is_refused_at_once(arguments: list[str], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         bench(*arguments)
+
+
+def test_contexts_are_left_out_where_reading_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, own = [0.0], decode.read_to
+
+    def slow(*given: Any) -> Any:
+        clock[0] += 1.0  # a second a piece; decoding, whose tokens take ten, counts for nothing
+        return own(*given)
+
+    def latency(*given: Any) -> decode.Latency:
+        clock[0] += 10.0
+        return decode.Latency(1.0, 1.0, "eager")
+
+    monkeypatch.setattr(decode, "read_to", slow)
+    monkeypatch.setattr(decode, "latency", latency)
+    monkeypatch.setattr(decode, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    told, words = tmp_path / "decode.json", ["--context", "32,64,128", "--batch", "1", "--piece", "16"]
+    bench("decode", "--architectures", "lmm", *words, "--seconds", "3.5", "--json", str(told), *TINY)
+    short, middle, long = json.loads(told.read_text())["rows"]
+    assert (short["prefill_s"], middle["prefill_s"], short["piece"]) == (2.0, 2.0, 16)
+    assert long["remark"] == "not read: 3.5 s were up at 64 tokens" and "median_ms" not in long
 
 
 def test_lengths_are_read_as_people_write_them() -> None:

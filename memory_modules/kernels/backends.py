@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from titanlab.platform.errors import unknown_name
+from titanlab.platform.errors import ConfigError, Problem, unknown_name
 
 BACKENDS = ("auto", "torch", "triton")
 CHECKED = (9, 0)
@@ -30,7 +30,7 @@ def chosen_backend(backend: str, tensors: Sequence[Tensor], weights: Sequence[Te
     auto takes Triton for CUDA tensors that it can compute, on the GPUs that the kernels were checked on.
 
     Raises:
-        ValueError: for an unknown name, and for triton where it cannot run, saying why.
+        ConfigError: for an unknown name, and for triton where it cannot run, saying why.
     """
     return _chosen(backend, tensors[0].device, lambda: _obstacle(tensors, weights, chunk_size))
 
@@ -39,19 +39,20 @@ def chosen_rule_backend(backend: str, rows: Sequence[Tensor]) -> str:
     """torch or triton for a matrix rule's queries, keys, values and the like [b, t, h, d], as `chosen_backend`.
 
     Raises:
-        ValueError: for an unknown name, and for triton where it cannot run, saying why.
+        ConfigError: for an unknown name, and for triton where it cannot run, saying why.
     """
     return _chosen(backend, rows[0].device, lambda: _rule_obstacle(rows))
 
 
 def _chosen(backend: str, device: torch.device, obstacle_here: Callable[[], str]) -> str:
     if backend not in BACKENDS:
-        raise ValueError(f"backend: {unknown_name('backend', backend, BACKENDS)}")
+        raise ConfigError(Problem(unknown_name("backend", backend, BACKENDS), "backend"))
     if backend == "torch" or (backend == "auto" and not _is_checked(device)):
         return "torch"
     obstacle = obstacle_here()
     if obstacle and backend == "triton":
-        raise ValueError(f"backend: triton cannot run here: {obstacle}; expected torch, or auto, which chooses")
+        message = f"triton cannot run here: {obstacle}; expected torch, or auto, which chooses"
+        raise ConfigError(Problem(message, "backend"))
     return "torch" if obstacle else "triton"
 
 
@@ -61,26 +62,26 @@ def _is_checked(device: torch.device) -> bool:
 
 
 def _obstacle(tensors: Sequence[Tensor], weights: Sequence[Tensor], chunk_size: int) -> str:
-    """Why Triton's kernels cannot run; empty if they can."""
-    dim = tensors[0].shape[3]
+    """Why Triton's kernels cannot run, every reason; empty if they can."""
+    dim, hidden = tensors[0].shape[3], max((matrix.shape[-1] for matrix in weights[:-1]), default=0)
+    reasons = [_obstacle_anywhere((*tensors, *weights))]
     if len(weights) > MATRICES:
-        return f"the memory has {len(weights)} matrices and the kernels compute up to {MATRICES}"
-    hidden = max((matrix.shape[-1] for matrix in weights[:-1]), default=0)
+        reasons.append(f"the memory has {len(weights)} matrices and the kernels compute up to {MATRICES}")
     if hidden > HIDDEN:
-        return f"the memory has {hidden} hidden units and the kernels take up to {HIDDEN}"
+        reasons.append(f"the memory has {hidden} hidden units and the kernels take up to {HIDDEN}")
     if not HEAD_DIMS[0] <= dim <= HEAD_DIMS[1]:
-        return f"the head dimension is {dim} and the kernels take {HEAD_DIMS[0]} to {HEAD_DIMS[1]}"
+        reasons.append(f"the head dimension is {dim} and the kernels take {HEAD_DIMS[0]} to {HEAD_DIMS[1]}")
     if chunk_size > LONGEST_CHUNK:
-        return f"chunk_size is {chunk_size} and the kernels take up to {LONGEST_CHUNK}"
-    return _obstacle_anywhere((*tensors, *weights))
+        reasons.append(f"chunk_size is {chunk_size} and the kernels take up to {LONGEST_CHUNK}")
+    return "; ".join(filter(None, reasons))
 
 
 def _rule_obstacle(rows: Sequence[Tensor]) -> str:
-    """Why the kernels of the matrix rules cannot run; empty if they can."""
+    """Why the kernels of the matrix rules cannot run, every reason; empty if they can."""
     least, most = RULE_HEAD_DIMS
-    for width in (x.shape[3] for x in rows if not least <= x.shape[3] <= most):
-        return f"the head dimension is {width} and the kernels take {least} to {most}"
-    return _obstacle_anywhere(rows)
+    widths = sorted({x.shape[3] for x in rows if not least <= x.shape[3] <= most})
+    wide = [f"the head dimension is {width} and the kernels take {least} to {most}" for width in widths]
+    return "; ".join(filter(None, [_obstacle_anywhere(rows), *wide]))
 
 
 def _obstacle_anywhere(tensors: Sequence[Tensor]) -> str:

@@ -14,6 +14,11 @@ Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 """bfloat16 autocast, or the weights' own type; auto: bfloat16 on a GPU. A memory's state is float32 either way."""
 
 
+def used_precision(precision: Precision, device: torch.device) -> Precision:
+    """What `auto` is on a device."""
+    return precision if precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+
+
 @contextmanager
 def computing(device: torch.device, precision: Precision = "auto", *, reuse_casts: bool = True) -> Iterator[None]:
     """Within it: no gradients, and autocast as a training run's evaluation has it.
@@ -24,7 +29,7 @@ def computing(device: torch.device, precision: Precision = "auto", *, reuse_cast
         reuse_casts: whether a weight is cast once within this context. A recorded CUDA graph must cast for itself: what
             was cast before it is gone when it is replayed.
     """
-    bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    bfloat16 = used_precision(precision, device) == "bfloat16"
     cast = torch.autocast(device.type, torch.bfloat16, cache_enabled=reuse_casts) if bfloat16 else nullcontext()
     with torch.no_grad(), cast:
         yield

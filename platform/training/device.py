@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import torch
 
+from titanlab.platform.decoding.computing import used_precision
 from titanlab.platform.distributed import rank, world_size
 from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.run_config import TrainConfig
@@ -36,7 +37,7 @@ def choose_device(config: TrainConfig) -> torch.device:
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
     """The context in which the model computes: bfloat16 autocast, or nothing for float32."""
-    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+    bfloat16 = used_precision(config.precision, device) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
 
@@ -69,7 +70,7 @@ def check_recordable(device: torch.device) -> None:
     if device.type == "cuda" and world_size() == 1:
         return
     found = f"{world_size()} ranks train together" if world_size() > 1 else f"this run is on {device.type}"
-    raise ConfigError(Problem(f"needs one process with one CUDA device, and {found}; choose false", "train.cuda_graph"))
+    raise ConfigError(Problem(f"needs one process with one CUDA device, and {found}; leave it off", "train.cuda_graph"))
 
 
 def check_wavefront(device: torch.device) -> None:

@@ -35,13 +35,18 @@ def check_way(way: Way, device: torch.device) -> None:
     """
     if way != "liger":
         return
-    if find_spec("liger_kernel") is None:
-        message = "Liger-Kernel is not installed (pip install liger-kernel); install it, or choose auto"
-        raise ConfigError(Problem(message, "train.loss"))
     if device.type != "cuda":
         raise ConfigError(
             Problem(f"liger needs a CUDA device and this run is on {device.type}; choose auto", "train.loss")
         )
+    if find_spec("liger_kernel") is None:
+        message = "Liger-Kernel is not installed (pip install liger-kernel); install it, or choose auto"
+        raise ConfigError(Problem(message, "train.loss"))
+
+
+def used_way(way: Way, tokens: int, vocab: int) -> Way:
+    """What `auto` is for so many tokens at once."""
+    return way if way != "auto" else "chunked" if tokens * vocab > LOGITS_AT_ONCE else "whole"
 
 
 def sum_of_nats(x: Hidden, head: nn.Linear, targets: Ids, mask: Mask, way: Way) -> Tensor:
@@ -54,9 +59,7 @@ def sum_of_nats(x: Hidden, head: nn.Linear, targets: Ids, mask: Mask, way: Way) 
         mask: 1 where a position counts, else 0.
         way: auto | whole | chunked | liger.
     """
-    vocab = head.weight.shape[0]
-    if way == "auto":
-        way = "chunked" if targets.numel() * vocab > LOGITS_AT_ONCE else "whole"
+    way = used_way(way, targets.numel(), head.weight.shape[0])
     if way == "whole":
         return logits_loss(head(x), targets, mask)
     rows = (x.flatten(0, 1), head.weight, targets.flatten(), mask.flatten())

@@ -13,6 +13,7 @@ from titanlab.commands.bench_streamed import (
     ChunkSize,
     Depth,
     Device,
+    Expansion,
     Memory,
     Piece,
     Precise,
@@ -36,11 +37,12 @@ def decode(
     size: Size = "small",
     memory: Memory = "titans",
     depth: Depth = 2,
+    expansion: Expansion = 4.0,
     chunk_size: ChunkSize = 64,
     window: Window = 128,
     piece: Piece = "",
     seconds: Annotated[
-        float | None, typer.Option(min=0.01, help="Leave contexts out that take longer to read.", show_default=False)
+        float | None, typer.Option(min=0.01, help="Of reading, each model; a piece at least.", show_default=False)
     ] = None,
     graphs: Annotated[
         bool | None, typer.Option("--graphs/--no-graphs", help="CUDA graphs [default: on a GPU]", show_default=False)
@@ -60,7 +62,7 @@ def decode(
 
     with kept(json_file) as keep:
         benchmark = DecodeBenchmark(
-            models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
+            models=models_of(architectures, size, memory, depth, expansion, chunk_size, window, checkpoints, plugins),
             contexts=contexts,
             batches=batches,
             tokens=tokens,

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, Quick, check_json, kept, names_of, numbers_of, present, teller
+from titanlab.commands.bench_options import (
+    JsonFile,
+    Quick,
+    check_json,
+    kept,
+    load_plugins,
+    names_of,
+    numbers_of,
+    present,
+    some_names_of,
+    teller,
+)
+from titanlab.commands.options import Plugins
 
 MEMORIES = "titans,momentum_delta,gated_delta,delta,linear_attention,mamba2,gla,rwkv7"
 
@@ -46,12 +58,14 @@ def layer(
     keep_states: Annotated[
         bool, typer.Option("--keep-states", help="Gradients find the memory's states: see `train.keep_states`.")
     ] = False,
+    plugins: Plugins = None,
     quick: Quick = False,
     json_file: JsonFile = None,
 ) -> None:
     """Time forward and backward of memory rules beside their peers, in one run, with errors against float64."""
     check_json(json_file)
     depths = numbers_of(depth, "--depth")
+    load_plugins(plugins)
 
     import torch
 
@@ -74,7 +88,7 @@ def layer(
     with kept(json_file) as keep:
         benchmark = LayerBenchmark(
             sizes,
-            memories=names_of(memory),
+            memories=some_names_of(memory, "--memory"),
             depths=depths,
             backends=names_of(backend) or (["triton", "torch"] if on_gpu else ["torch"]),
             peers=peers,

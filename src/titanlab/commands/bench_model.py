@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, Quick, check_json, kept, names_of, numbers_of, present, teller
+from titanlab.commands.bench_options import (
+    JsonFile,
+    Quick,
+    check_json,
+    kept,
+    load_plugins,
+    numbers_of,
+    present,
+    some_names_of,
+    teller,
+)
+from titanlab.commands.options import Plugins
 
 
 class Precision(StrEnum):
@@ -31,7 +42,7 @@ def model(
         int | None, typer.Option(min=1, help="Of a step [default: 16384; on a CPU: 512]", show_default=False)
     ] = None,
     memory: Annotated[str, typer.Option(help="The memory of each block.")] = "titans",
-    depth: Annotated[int, typer.Option(min=1, max=8, help="Matrices of the memory titans.")] = 2,
+    depth: Annotated[int, typer.Option(min=1, help="Matrices of the memory titans.")] = 2,
     expansion: Annotated[float, typer.Option(min=0.1, max=64, help="Hidden width of it over its head's.")] = 4.0,
     chunk_size: Annotated[int, typer.Option(min=1, help="Tokens that a memory computes together.")] = 64,
     window: Annotated[int, typer.Option(min=1, help="Segment of mac, window of mag and mal.")] = 1024,
@@ -56,12 +67,14 @@ def model(
     matched: Annotated[
         bool, typer.Option(help="Give each as many parameters as the transformer, by its feed-forward layer's width.")
     ] = True,
+    plugins: Plugins = None,
     quick: Quick = False,
     json_file: JsonFile = None,
 ) -> None:
     """Train whole models for some steps on random tokens, as `titanlab train` would, beside the transformer."""
     check_json(json_file)
     contexts = numbers_of(context, "--context") if context else []
+    load_plugins(plugins)
 
     from titanlab.benchmarks.chip import best_device
     from titanlab.benchmarks.model import ModelBenchmark, bench_model
@@ -72,7 +85,7 @@ def model(
     with kept(json_file) as keep:
         benchmark = ModelBenchmark(
             size=size or ("340M" if on_gpu else "tiny"),
-            architectures=names_of(architectures),
+            architectures=some_names_of(architectures, "--architectures"),
             contexts=contexts or ([4096, 16384] if on_gpu else [256]),
             batch_tokens=batch_tokens or (16384 if on_gpu else 512),
             parts=Parts(memory, depth, expansion, chunk_size, window, persistent, attention, matched),

@@ -14,6 +14,7 @@ from titanlab.commands.bench_streamed import (
     ChunkSize,
     Depth,
     Device,
+    Expansion,
     Memory,
     Piece,
     Precise,
@@ -56,6 +57,7 @@ def needle(
     size: Size = "small",
     memory: Memory = "titans",
     depth: Depth = 2,
+    expansion: Expansion = 4.0,
     chunk_size: ChunkSize = 64,
     window: Window = 512,
     piece: Piece = "",
@@ -77,7 +79,7 @@ def needle(
     with kept(json_file) as keep:
         benchmark = NeedleBenchmark(
             Needles(lengths, places, examples, variant.value, filler.value),
-            models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
+            models=models_of(architectures, size, memory, depth, expansion, chunk_size, window, checkpoints, plugins),
             piece=cut or PIECE,
             precision=precision.value,
             tell=teller(),

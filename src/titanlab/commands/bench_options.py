@@ -20,8 +20,21 @@ Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Time each for a
 
 
 def names_of(text: str) -> list[str]:
-    """Names with commas between them."""
+    """Names with commas between them; none of an empty text."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def some_names_of(text: str, option: str) -> list[str]:
+    """As `names_of`, one at least.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    from titanlab.platform.errors import ConfigError, Problem
+
+    if not (names := names_of(text)):
+        raise ConfigError(Problem(f"{option}: expected names with commas between them, got '{text}'"))
+    return names
 
 
 def numbers_of(text: str, option: str) -> list[int]:
@@ -36,6 +49,18 @@ def numbers_of(text: str, option: str) -> list[int]:
     if not words or not all(word.isdecimal() and int(word) >= 1 for word in words):
         raise ConfigError(Problem(f"{option}: expected whole numbers from 1 on with commas between them, got '{text}'"))
     return [int(word) for word in words]
+
+
+def load_plugins(plugins: list[str] | None) -> None:
+    """Registers what they define.
+
+    Raises:
+        PluginError: one cannot be used.
+    """
+    from titanlab.platform.plugins import load_plugin
+
+    for plugin in plugins or ():
+        load_plugin(plugin)
 
 
 def teller() -> Callable[[str], None]:
@@ -55,8 +80,10 @@ def check_json(path: Path | None, option: str = "--json") -> None:
 
     if path is None:
         return
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(Problem(f"{option} {path}: expected a file in a folder that exists"))
+    if path.is_dir():
+        raise ConfigError(Problem(f"{option} {path}: is a folder; expected a file's name"))
+    if not path.parent.is_dir():
+        raise ConfigError(Problem(f"{option} {path}: there is no folder {path.parent}; create it, or name another"))
     if path.exists() and not path.is_file():
         message = f"{option} {path}: exists and is no regular file, which alone can be replaced; name another"
         raise ConfigError(Problem(message))
@@ -68,16 +95,19 @@ def kept(
 ) -> Iterator[Callable[[Result], None]]:
     """Yields what takes all that was measured so far, after each row; the file has it at once, marked as unfinished.
 
-    So a run that is cut, by whatever, loses the row under way alone. If the keyboard interrupts, the table is shown.
-    A file that cannot be written, or a picture that cannot be drawn, is said and ends nothing.
+    So a run that is cut, by whatever, loses the row under way alone. Where it ends by an error, or by the keyboard, the
+    table is shown; settings with which nothing could be measured leave the file as it was. A file that cannot be
+    written, or a picture that cannot be drawn, is said and ends nothing.
 
     Args:
         path: the JSON file, if there is to be one.
         drawn: is given the same.
     """
     from titanlab.commands.screen import say
+    from titanlab.platform.errors import ConfigError
 
     latest: Result | None = None
+    before = path.read_bytes() if path is not None and path.is_file() else None
 
     def keep(result: Result) -> None:
         nonlocal latest
@@ -93,13 +123,28 @@ def kept(
 
     try:
         yield keep
-    except KeyboardInterrupt:
-        if latest is not None:
-            problem = None if path is None else _written(latest, path)
-            _show(latest)
-            if path is not None:
-                say(f"not written: {problem}" if problem else f"unfinished, in {path}", err=True)
+    except BaseException as error:
+        if latest is None:
+            raise
+        if isinstance(error, ConfigError) and not latest.rows:
+            _put_back(path, before)
+            raise
+        problem = None if path is None else _written(latest, path)
+        _show(latest)
+        if path is not None:
+            say(f"not written: {problem}" if problem else f"unfinished, in {path}", err=True)
         raise
+
+
+def _put_back(path: Path | None, before: bytes | None) -> None:
+    from titanlab.platform.files import write_atomically
+
+    if path is None:
+        return
+    if before is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_atomically(path, before)
 
 
 def present(result: Result, path: Path | None) -> None:

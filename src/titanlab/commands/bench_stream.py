@@ -14,6 +14,7 @@ from titanlab.commands.bench_streamed import (
     ChunkSize,
     Depth,
     Device,
+    Expansion,
     Memory,
     Piece,
     Precise,
@@ -39,6 +40,7 @@ def stream(
     size: Size = "small",
     memory: Memory = "titans",
     depth: Depth = 2,
+    expansion: Expansion = 4.0,
     chunk_size: ChunkSize = 64,
     window: Window = 512,
     batch: Annotated[int, typer.Option(min=1, help="Streams read at once.")] = 1,
@@ -51,7 +53,7 @@ def stream(
     ] = None,
     state_limit: Annotated[
         float | None,
-        typer.Option(min=0, metavar="GB", help="End where the state is larger; default: where memory is full."),
+        typer.Option(min=1e-6, metavar="GB", help="End where the state is larger; default: where memory is full."),
     ] = None,
     graphs: Annotated[bool, typer.Option("--graphs", help="Record pieces as CUDA graphs.")] = False,
     precision: Precise = Precision.AUTO,
@@ -65,7 +67,7 @@ def stream(
 ) -> None:
     """Read a stream of any length in pieces: tokens a second, memory and memory norms along the way."""
     check_json(json_file)
-    check_json(plot, "--plot")
+    _check_plot(plot, json_file)
     tokens, cut = length_of(length, "--length"), length_of(piece, "--piece") if piece else None
 
     from titanlab.benchmarks.stream import StreamBenchmark, bench_stream
@@ -76,10 +78,12 @@ def stream(
         read = None if text is None else text.read_bytes()
     except OSError as error:
         raise ConfigError(Problem(f"--text {text}: cannot be read ({error.strerror or error})")) from error
+    if read == b"":
+        raise ConfigError(Problem(f"--text {text}: is empty; give a file with something in it"))
     picture = _Picture(plot)
     with kept(json_file, picture.follow) as keep:
         benchmark = StreamBenchmark(
-            models=models_of(architectures, size, memory, depth, chunk_size, window, checkpoints, plugins),
+            models=models_of(architectures, size, memory, depth, expansion, chunk_size, window, checkpoints, plugins),
             length=tokens,
             batch=batch,
             piece=cut,
@@ -97,6 +101,23 @@ def stream(
         present(result, json_file)
     finally:
         picture.draw(result)
+
+
+def _check_plot(path: Path | None, json_file: Path | None) -> None:
+    """Refuses a picture that could not be written, or would not be one.
+
+    Raises:
+        ConfigError: naming the file.
+    """
+    from titanlab.platform.errors import ConfigError, Problem
+
+    check_json(path, "--plot")
+    if path is None:
+        return
+    if json_file is not None and path.resolve() == json_file.resolve():
+        raise ConfigError(Problem(f"--plot {path}: is the file of --json, too; name another"))
+    if path.suffix.lower() != ".png":
+        raise ConfigError(Problem(f"--plot {path}: expected a name that ends with .png, which it is drawn as"))
 
 
 class _Picture:

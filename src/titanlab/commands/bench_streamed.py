@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from titanlab.commands.bench_options import names_of
+from titanlab.commands.bench_options import load_plugins, names_of, some_names_of
 
 if TYPE_CHECKING:
     from titanlab.benchmarks.streamed_models import StreamedModels
@@ -40,9 +40,12 @@ Checkpoints: TypeAlias = Annotated[
     ),
 ]
 Architectures: TypeAlias = Annotated[str, typer.Option(help="Of new models, commas between them.")]
-Size: TypeAlias = Annotated[str, typer.Option(help="Of new models: small (4 layers, dim 512), tiny, 60M, ...")]
+Size: TypeAlias = Annotated[
+    str, typer.Option(help="Of new models: small (4 layers, dim 512), tiny, 60M, 170M, 340M or 760M.")
+]
 Memory: TypeAlias = Annotated[str, typer.Option(help="The memory of each block.")]
-Depth: TypeAlias = Annotated[int, typer.Option(min=1, max=8, help="Matrices of the memory titans.")]
+Depth: TypeAlias = Annotated[int, typer.Option(min=1, help="Matrices of the memory titans.")]
+Expansion: TypeAlias = Annotated[float, typer.Option(min=0.1, max=64, help="Hidden width of it over its head's.")]
 ChunkSize: TypeAlias = Annotated[int, typer.Option(min=1, help="Tokens that a memory computes together.")]
 Window: TypeAlias = Annotated[int, typer.Option(min=1, help="Segment of mac, window of mag and mal.")]
 Piece: TypeAlias = Annotated[
@@ -92,6 +95,7 @@ def models_of(
     size: str,
     memory: str,
     depth: int,
+    expansion: float,
     chunk_size: int,
     window: int,
     checkpoints: list[Path] | None,
@@ -104,9 +108,8 @@ def models_of(
     """
     from titanlab.benchmarks.model_sizes import Parts
     from titanlab.benchmarks.streamed_models import StreamedModels
-    from titanlab.platform.plugins import load_plugin
 
-    for plugin in plugins or ():
-        load_plugin(plugin)
-    parts = Parts(memory=memory, depth=depth, chunk_size=chunk_size, window=window, persistent=4, matched=False)
-    return StreamedModels(tuple(names_of(architectures)), size, parts, tuple(checkpoints or ()))
+    load_plugins(plugins)
+    parts = Parts(memory, depth, expansion, chunk_size, window, persistent=4, matched=False)
+    names = some_names_of(architectures, "--architectures")
+    return StreamedModels(tuple(names), size, parts, tuple(checkpoints or ()))
