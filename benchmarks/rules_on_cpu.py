@@ -10,7 +10,6 @@ from ours. Then every registered memory as a layer with its defaults.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -98,20 +97,25 @@ def rules_table() -> None:
     for turn in range(ROUNDS + 1):  # the first warms up
         for name, case in rows.items():
             times = [*timed(ours[name], case.arguments), loop_timed(case)]
-            times += timed(peers[name], case.arguments) if name in peers else [math.nan] * 2
+            times += timed(peers[name], case.arguments) if name in peers else ()
             least[name] = times if turn < 2 else [min(pair) for pair in zip(least[name], times, strict=True)]
+    print(f"microseconds a token, one thread, B{BATCH} T{TIME}, {HEADS} heads of {DIM}, the least of {ROUNDS} rounds")
+    print("loop: our token-by-token form, forward; deviation: ||fla - ours|| / ||ours||")
+    if not peers:
+        print("fla is not installed: pip install 'titanlab[bench]'")
     print(f"{'rule':<20}{'forward':>12}{'+ backward':>12}{'loop':>12}{'fla':>12}{'+ backward':>12}{'deviation':>12}")
     for name, times in least.items():
-        away = math.nan
+        away = ""
         if name in peers:
             expected = ours[name](*rows[name].arguments)
-            away = float((peers[name](*rows[name].arguments) - expected).norm() / expected.norm())
-        print(f"{name:<20}" + "".join(f"{x:>12.1f}" for x in times) + f"{away:>12.1e}")
+            away = f"{float((peers[name](*rows[name].arguments) - expected).norm() / expected.norm()):>12.1e}"
+        print(f"{name:<20}" + "".join(f"{x:>12.1f}" for x in times) + away)
 
 
 def layers_table() -> None:
     """Every registered memory as a layer, projections included."""
-    print(f"\n{'memory':<20}{'forward':>12}{'+ backward':>12}")
+    print(f"\nmicroseconds a token as layers of width {HEADS * DIM}, projections included")
+    print(f"{'memory':<20}{'forward':>12}{'+ backward':>12}")
     for kind in MEMORY_MODULES:
         rule, arguments = layer_of(kind)
         rounds = [timed(rule, arguments) for _ in range(3)]
