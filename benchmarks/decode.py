@@ -210,6 +210,7 @@ def latency(session: Session, last: Tensor, period: int, tokens: int) -> Latency
 
 def _notes(benchmark: DecodeBenchmark, rows: Sequence[Row]) -> list[str]:
     notes = ["a token is timed from handing it to the model until the next one is chosen, greedily, on the device"]
+    notes.append("prefill s: of reading on from the context before, in one process: all contexts lie in one stream")
     if max(benchmark.batches) > 1:
         notes.append("the rows of a batch go on from one context, which was read once and its state repeated")
     if any(row["model"] == "transformer" and row.get("by") == "eager" for row in rows):

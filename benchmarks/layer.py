@@ -213,7 +213,7 @@ def _compare(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
                     other["ratio"] = took / base if isinstance(took, float) else None
                 name = f"{row['what']} ({row['backend']})"
                 return [f"ratio: time of forward and backward over that of {name}, in this run; above 1 is slower"]
-    return [f"no ratio: there is no time of {' nor of '.join(against)}"]
+    return [f"no ratio: there is no time of any of {'; '.join(against)}"]
 
 
 def states_note(device: torch.device) -> str:

@@ -22,7 +22,7 @@ from titanlab.memory_modules.kernels.linear_chunks import linear_chunks_flops
 from titanlab.memory_modules.kernels.momentum_delta_chunks import momentum_delta_chunks_flops
 from titanlab.memory_modules.kernels.rwkv7_chunks import rwkv7_chunks_flops
 from titanlab.platform.config import problems_of
-from titanlab.platform.errors import ConfigError
+from titanlab.platform.errors import ConfigError, Problem
 from titanlab.platform.memory import MEMORY_MODULES, MemoryModule
 
 LARGEST_DECAY = 0.04
@@ -169,8 +169,8 @@ def layer_case(name: str, sizes: Sizes) -> Case:
     try:
         config = kind.model_validate({key: value for key, value in settings.items() if key in kind.model_fields})
     except ValidationError as error:
-        problems = problems_of(error, lambda path: (f"--memory {name}: {option_of(path)}", None))
-        raise ConfigError(problems) from None
+        found = problems_of(error, lambda path: (option_of(path), None))
+        raise ConfigError([Problem(str(problem), f"--memory {name}") for problem in found]) from None
 
     def prepare(draw: Draw) -> Prepared:
         torch.manual_seed(0)

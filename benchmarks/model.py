@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -16,7 +16,7 @@ from titanlab.architectures.attention.backend import AttentionName
 from titanlab.benchmarks.chip import TERA, Ceilings, chip_of, facts_of, measure_ceilings
 from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.layer import reason, states_note
-from titanlab.benchmarks.model_sizes import SIZES, Parts, Size, model_of
+from titanlab.benchmarks.model_sizes import SIZES, Parts, Size, model_of, option_of
 from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.timing import begin_peak, free_memory, peak_of
 from titanlab.platform.architecture import ARCHITECTURES
@@ -28,8 +28,14 @@ from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.model import ModelConfig
 from titanlab.platform.run_config import TrainConfig
 from titanlab.platform.task import Batch
-from titanlab.platform.training.device import own_random_state, seed_step
-from titanlab.platform.training.losses import used_way
+from titanlab.platform.training.device import (
+    check_recordable,
+    check_wavefront,
+    fuses_kernels,
+    own_random_state,
+    seed_step,
+)
+from titanlab.platform.training.losses import check_way, used_way
 from titanlab.platform.training.step import TrainingStep
 
 COLUMNS = [
@@ -38,6 +44,10 @@ COLUMNS = [
 ]  # fmt: skip
 
 BASELINE = "transformer"
+SETTINGS = (
+    "precision", "accumulate", "loss", "compile", "cuda_graph", "checkpoint_blocks", "wavefront", "keep_states"
+)  # fmt: skip
+"""Of `train`, that are options here."""
 FEWEST, MOST = 3, 200
 """Timed steps."""
 RATE = 1e-4
@@ -77,7 +87,7 @@ def bench_model(benchmark: ModelBenchmark, device: torch.device) -> Result:
     size = SIZES[benchmark.size]
     names = sorted(dict.fromkeys(benchmark.architectures), key=lambda name: name != BASELINE)
     for context in benchmark.contexts:
-        training_of(benchmark, context)
+        _refuse_unusable(training_of(benchmark, context), device)
     models = {name: model_of(name, size, benchmark.parts) for name in names}
     benchmark.tell("ceilings of this device")
     ceilings = measure_ceilings(device, seconds=min(0.5, benchmark.seconds))
@@ -115,6 +125,29 @@ def _refuse_unknown(benchmark: ModelBenchmark) -> None:
         raise ConfigError(Problem(f"--attention: {unknown_name('backend', benchmark.parts.attention, backends)}"))
 
 
+def _refuse_unusable(train: TrainConfig, device: torch.device) -> None:
+    """Refuses before anything is measured what `TrainingStep` would refuse on this device.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    try:
+        check_way(train.loss, device)
+        check_wavefront(device)
+        fuses_kernels(train, device)
+        if train.cuda_graph:
+            check_recordable(device)
+    except ConfigError as error:
+        raise _by_options(error) from None
+
+
+def _by_options(error: ConfigError) -> ConfigError:
+    """The same, but settings that have an option are named as that."""
+    settings = {f"train.{name}": option_of((name,)) for name in SETTINGS}
+    settings["model.architecture.attention"] = "--attention"
+    return ConfigError([replace(problem, path=settings.get(problem.path, problem.path)) for problem in error.problems])
+
+
 def rows_of(benchmark: ModelBenchmark, context: int) -> int:
     """Rows of a step."""
     return max(1, benchmark.batch_tokens // context)
@@ -129,7 +162,8 @@ def training_of(benchmark: ModelBenchmark, context: int) -> TrainConfig:
     try:
         return TrainConfig.model_validate({**benchmark.training, "batch_size": rows_of(benchmark, context)})
     except ValidationError as error:
-        raise ConfigError(problems_of(error, lambda path: (".".join(map(str, ("train", *path))), None))) from None
+        problems = problems_of(error, lambda path: (".".join(("train", *map(str, path))), None))
+        raise _by_options(ConfigError(problems)) from None
 
 
 def measured(
@@ -154,8 +188,8 @@ def measured(
         flops = forward_flops(model, size.vocabulary, context)
         tflops = TRAINING * flops * float(row["tokens_per_second"] or 0) / TERA
         row |= {"flops_per_token": flops, "tflops": tflops, "ceiling_share": tflops / ceilings.matrix_tflops}
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise _by_options(error) from error
     except Exception as error:  # out of memory, or a kernel that refuses: the row says so and the next one is measured
         row["remark"] = f"failed: {reason(error)}"
     free_memory(device)
@@ -228,7 +262,7 @@ def _legend(ceilings: Ceilings, benchmark: ModelBenchmark, device: torch.device)
     if benchmark.training.get("keep_states"):
         notes.append(states_note(device))
     if benchmark.training.get("wavefront"):
-        pieces = f"pieces of {benchmark.training['wavefront']} tokens, on a GPU several at once"
+        pieces = f"pieces of {benchmark.training['wavefront']} tokens, on a GPU several at once where it has room"
         notes.append(f"{pieces}; the {BASELINE}, whose state grows with the row, takes whole rows")
     if device.type == "cuda" and "mac" in benchmark.architectures and not benchmark.training.get("cuda_graph"):
         notes.append("mac: many small kernels, for which the GPU may wait for Python; --cuda-graph replays them")

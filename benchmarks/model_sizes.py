@@ -81,9 +81,9 @@ def model_of(architecture: str, size: Size, parts: Parts) -> ModelConfig:
 
 
 def option_of(path: tuple[str | int, ...]) -> str:
-    """The command line's option by which a setting of a part is given."""
+    """The command line's option by which a setting of a part is given; of several together, none."""
     name = "window" if path[-1:] == ("segment",) else ".".join(map(str, path))
-    return "--" + name.replace("_", "-")
+    return name and "--" + name.replace("_", "-")
 
 
 def matched(model: ModelConfig, size: Size, parts: Parts) -> ModelConfig:

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import ClassVar
+from weakref import WeakSet
 
 
 class Switch:
     """False, but true for as long as a block of `turned` lasts, in the block's thread."""
 
-    every: ClassVar[list[Switch]] = []
+    every: ClassVar[WeakSet[Switch]] = WeakSet()
 
     def __init__(self, name: str) -> None:
         self._state: ContextVar[bool] = ContextVar(f"titanlab_{name}", default=False)
-        self.every.append(self)
+        self.every.add(self)
 
     def __bool__(self) -> bool:
         return self._state.get()

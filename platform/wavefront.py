@@ -14,7 +14,7 @@ The gradient runs on the same streams in the opposite direction. On a CPU the pi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeAlias
 
@@ -71,7 +71,8 @@ def streams_joined() -> Iterator[None]:
                 with torch.cuda.stream(stream):
                     is_recorded = torch.cuda.is_current_stream_capturing()
                 if is_recorded:
-                    main.wait_stream(stream)
+                    with suppress(RuntimeError):  # the error may be that nothing can be recorded any more
+                        main.wait_stream(stream)
         raise
 
 

@@ -24,8 +24,9 @@ from titanlab.benchmarks.result import Result, read_result, readable
 from titanlab.benchmarks.timing import time_call
 from titanlab.commands.bench_options import kept, present
 from titanlab.memory_modules.reference import delta_rule_by_token
+from titanlab.platform import files
 from titanlab.platform.costs import parameters_of
-from titanlab.platform.errors import ConfigError
+from titanlab.platform.errors import ConfigError, DataError
 from titanlab.platform.run_config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -416,10 +417,12 @@ def test_random_rows_are_targets_of_themselves() -> None:
         (["model", "--size", "340m"], "did you mean '340M'?"),
         (["model", "--memory", "titns"], "did you mean 'titans'?"),
         (["model", "--attention", "flsh"], "--attention: unknown backend 'flsh'; did you mean 'flash'?"),
-        (["model", "--loss", "chunkd"], "train.loss: expected 'auto', 'whole', 'chunked' or 'liger'"),
+        (["model", "--loss", "chunkd"], "--loss: expected 'auto', 'whole', 'chunked' or 'liger'"),
         (["model", "--loss", "chunkd"], "did you mean 'chunked'?"),
         (["model", "--accumulate", "3"], "must be a multiple of accumulate (3), got 2"),
-        (["model", "--cuda-graph", "--checkpoint-blocks"], "train.cuda_graph"),
+        (["model", "--cuda-graph", "--checkpoint-blocks"], "--cuda-graph: cannot be used with"),
+        (["model", "--cuda-graph"], "--cuda-graph: needs one process with one CUDA device"),
+        (["model", "--loss", "liger"], "--loss: liger needs a CUDA device"),
         (["model", "--context", "4k"], "--context: expected whole numbers"),
     ],
 )
@@ -440,6 +443,32 @@ def test_settings_that_cannot_run_leave_an_older_file_as_it_was(
     code, out, err = bench("model", *TINY_MODEL, "--architectures", "transformer", *words, "--json", str(file))
     assert code == 2 and not out and err.splitlines()[-1].startswith("error: ")
     assert file.exists() == older and (not older or read_result(file).title == "of yesterday")
+
+
+def test_what_was_there_comes_back_as_it_was_and_never_hides_the_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, empty = tmp_path / "r.json", Result("t", ["what"], finished=False)
+    path.write_text("mine")
+    path.chmod(0o600)
+
+    def cut() -> None:
+        with kept(path) as keep:
+            keep(empty)
+            assert "mine" not in path.read_text()
+            raise DataError("the package of the filler is missing")
+
+    with pytest.raises(DataError):
+        cut()
+    assert path.read_text() == "mine" and path.stat().st_mode & 0o777 == 0o600 and not capsys.readouterr().out
+
+    def refuse(*given: object, **more: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(files, "write_atomically", refuse)  # what `kept` puts back with; a result has its own
+    with pytest.raises(DataError):
+        cut()
+    assert "what was there before is lost (read-only)" in capsys.readouterr().err
 
 
 def test_an_error_after_some_rows_shows_them(bench: Bench, tmp_path: Path) -> None:

@@ -251,6 +251,7 @@ def test_a_trained_run_is_looked_at_by_its_name(run: Path) -> None:
         (["stream", "--plot", "/no/such/folder/x.png"], ConfigError, "--plot .*: there is no folder /no/such"),
         (["stream", "--plot", "x.svg"], ConfigError, r"--plot x\.svg: expected a name that ends with \.png"),
         (["stream", "--plot", "x.png", "--json", "./x.png"], ConfigError, "--plot x.png: is the file of --json, too"),
+        (["stream", "--text", "x.json", "--json", "x.json"], ConfigError, "--text x.json: is the file of --json, too"),
         (["stream", "--text", os.devnull], ConfigError, "--text .*: is empty"),
         (["stream", "--architectures", ""], ConfigError, "--architectures: expected names"),
         (["stream", "--chunk-size", "8192"], ConfigError, "--chunk-size: expected a number of at most 4096, got 8192"),

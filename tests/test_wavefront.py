@@ -15,6 +15,7 @@ from torch import Tensor
 
 from titanlab import build_model
 from titanlab.architectures.attention.flash_kernels import capability, kernel_for
+from titanlab.memory_modules.kernels.backends import HIDDEN
 from titanlab.platform import wavefront
 from titanlab.platform.errors import ConfigError
 from titanlab.platform.run_config import TrainConfig
@@ -196,6 +197,13 @@ def test_kernels_whose_programs_wait_for_each_other_have_room(
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
     assert wavefront._most_streams(torch.device("cuda")) == streams
     assert streams * wavefront.MOST_WAITING < multiprocessors
+
+
+def test_no_more_programs_wait_for_each_other_than_there_is_room_for() -> None:
+    pytest.importorskip("triton")
+    from titanlab.memory_modules.kernels.triton_two_matrix_memory import slices_for
+
+    assert HIDDEN / slices_for(HIDDEN, on_gpu=True).units == wavefront.MOST_WAITING + 1
 
 
 def test_pieces_are_not_computed_again() -> None:

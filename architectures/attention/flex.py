@@ -22,8 +22,8 @@ from titanlab.platform.recording import is_for_replay
 
 BLOCK = 128  # queries, and keys, of a block that is computed or skipped as a whole
 HEAD_DIMS = (16, 256)
-MASKS = 64
-"""Kept for calls to come, of those that are in no recording."""
+MASKS = 4096
+"""Kept for calls to come, of those that are in no recording: in decoding each length of a cache has one, of some kB."""
 KINDS = 64
 """Compiled kernels a process may have: types, head sizes, patterns, with gradients or without; torch allows 8."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, check_json, kept, numbers_of, present, teller
+from titanlab.commands.bench_options import JsonFile, check_file, kept, numbers_of, present, teller
 from titanlab.commands.bench_streamed import (
     Architectures,
     Checkpoints,
@@ -53,7 +53,7 @@ def decode(
     json_file: JsonFile = None,
 ) -> None:
     """Time a token of greedy decoding after contexts of up to millions of tokens: median and 90th percentile."""
-    check_json(json_file)
+    check_file(json_file)
     contexts, batches = lengths_of(context, "--context"), numbers_of(batch, "--batch")
     cut = length_of(piece, "--piece") if piece else None
 

@@ -8,16 +8,15 @@ import typer
 from titanlab.commands.bench_options import (
     JsonFile,
     Quick,
-    check_json,
+    check_file,
     kept,
-    load_plugins,
     names_of,
     numbers_of,
     present,
     some_names_of,
     teller,
 )
-from titanlab.commands.options import Plugins
+from titanlab.commands.options import Plugins, load_plugins
 
 MEMORIES = "titans,momentum_delta,gated_delta,delta,linear_attention,mamba2,gla,rwkv7"
 
@@ -63,7 +62,7 @@ def layer(
     json_file: JsonFile = None,
 ) -> None:
     """Time forward and backward of memory rules beside their peers, in one run, with errors against float64."""
-    check_json(json_file)
+    check_file(json_file)
     depths = numbers_of(depth, "--depth")
     load_plugins(plugins)
 

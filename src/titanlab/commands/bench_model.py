@@ -8,15 +8,14 @@ import typer
 from titanlab.commands.bench_options import (
     JsonFile,
     Quick,
-    check_json,
+    check_file,
     kept,
-    load_plugins,
     numbers_of,
     present,
     some_names_of,
     teller,
 )
-from titanlab.commands.options import Plugins
+from titanlab.commands.options import Plugins, load_plugins
 
 
 class Precision(StrEnum):
@@ -43,7 +42,7 @@ def model(
     ] = None,
     memory: Annotated[str, typer.Option(help="The memory of each block.")] = "titans",
     depth: Annotated[int, typer.Option(min=1, help="Matrices of the memory titans.")] = 2,
-    expansion: Annotated[float, typer.Option(min=0.1, max=64, help="Hidden width of it over its head's.")] = 4.0,
+    expansion: Annotated[float, typer.Option(min=0.1, help="Hidden width of it over its head's.")] = 4.0,
     chunk_size: Annotated[int, typer.Option(min=1, help="Tokens that a memory computes together.")] = 64,
     window: Annotated[int, typer.Option(min=1, help="Segment of mac, window of mag and mal.")] = 1024,
     persistent: Annotated[int, typer.Option(min=0, help="Persistent tokens.")] = 16,
@@ -72,7 +71,7 @@ def model(
     json_file: JsonFile = None,
 ) -> None:
     """Train whole models for some steps on random tokens, as `titanlab train` would, beside the transformer."""
-    check_json(json_file)
+    check_file(json_file)
     contexts = numbers_of(context, "--context") if context else []
     load_plugins(plugins)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, check_json, kept, names_of, present, teller
+from titanlab.commands.bench_options import JsonFile, check_file, kept, names_of, present, teller
 from titanlab.commands.bench_streamed import (
     Architectures,
     Checkpoints,
@@ -67,7 +67,7 @@ def needle(
     json_file: JsonFile = None,
 ) -> None:
     """Hide a number anywhere in a long stream and ask for it at the end; models without training can only guess."""
-    check_json(json_file)
+    check_file(json_file)
     lengths, places = lengths_of(length, "--length"), _depths(depths)
     cut = length_of(piece, "--piece") if piece else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,18 +52,6 @@ def numbers_of(text: str, option: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def load_plugins(plugins: list[str] | None) -> None:
-    """Registers what they define.
-
-    Raises:
-        PluginError: one cannot be used.
-    """
-    from titanlab.platform.plugins import load_plugin
-
-    for plugin in plugins or ():
-        load_plugin(plugin)
-
-
 def teller() -> Callable[[str], None]:
     """Says what is measured next, on the error stream: the table alone is the output."""
     from titanlab.commands.screen import say
@@ -70,7 +59,7 @@ def teller() -> Callable[[str], None]:
     return lambda text: say(f"measuring {text}", err=True)
 
 
-def check_json(path: Path | None, option: str = "--json") -> None:
+def check_file(path: Path | None, option: str = "--json") -> None:
     """Refuses a file that could not be written, before anything is measured.
 
     Raises:
@@ -104,10 +93,10 @@ def kept(
         drawn: is given the same.
     """
     from titanlab.commands.screen import say
-    from titanlab.platform.errors import ConfigError
+    from titanlab.platform.errors import TitanlabError
 
     latest: Result | None = None
-    before = path.read_bytes() if path is not None and path.is_file() else None
+    put_back = _older(path)
 
     def keep(result: Result) -> None:
         nonlocal latest
@@ -126,8 +115,8 @@ def kept(
     except BaseException as error:
         if latest is None:
             raise
-        if isinstance(error, ConfigError) and not latest.rows:
-            _put_back(path, before)
+        if isinstance(error, TitanlabError) and not latest.rows:
+            put_back()
             raise
         problem = None if path is None else _written(latest, path)
         _show(latest)
@@ -136,15 +125,30 @@ def kept(
         raise
 
 
-def _put_back(path: Path | None, before: bytes | None) -> None:
+def _older(path: Path | None) -> Callable[[], None]:
+    """What gives a file back what it holds now, or takes it away if it is not there."""
+    from titanlab.commands.screen import say
+    from titanlab.platform.errors import TitanlabError
     from titanlab.platform.files import write_atomically
 
     if path is None:
-        return
-    if before is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_atomically(path, before)
+        return lambda: None
+    there = path.exists()
+    try:
+        content, mode = (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) if there else (b"", 0)
+    except OSError:  # it may be replaced, but not read
+        return lambda: None
+
+    def put_back() -> None:
+        try:
+            if there:
+                write_atomically(path, content, mode=mode)
+            else:
+                path.unlink(missing_ok=True)
+        except (OSError, TitanlabError) as error:  # what ends the run is another error, which must be seen
+            say(f"--json {path}: what was there before is lost ({error})", err=True)
+
+    return put_back
 
 
 def present(result: Result, path: Path | None) -> None:

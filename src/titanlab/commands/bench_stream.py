@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from titanlab.commands.bench_options import JsonFile, check_json, kept, present, teller
+from titanlab.commands.bench_options import JsonFile, check_file, kept, present, teller
 from titanlab.commands.bench_streamed import (
     Architectures,
     Checkpoints,
@@ -66,8 +66,9 @@ def stream(
     json_file: JsonFile = None,
 ) -> None:
     """Read a stream of any length in pieces: tokens a second, memory and memory norms along the way."""
-    check_json(json_file)
-    _check_plot(plot, json_file)
+    check_file(json_file)
+    _check_plot(plot)
+    _refuse_same({"--json": json_file, "--plot": plot, "--text": text})
     tokens, cut = length_of(length, "--length"), length_of(piece, "--piece") if piece else None
 
     from titanlab.benchmarks.stream import StreamBenchmark, bench_stream
@@ -103,7 +104,7 @@ def stream(
         picture.draw(result)
 
 
-def _check_plot(path: Path | None, json_file: Path | None) -> None:
+def _check_plot(path: Path | None) -> None:
     """Refuses a picture that could not be written, or would not be one.
 
     Raises:
@@ -111,13 +112,25 @@ def _check_plot(path: Path | None, json_file: Path | None) -> None:
     """
     from titanlab.platform.errors import ConfigError, Problem
 
-    check_json(path, "--plot")
-    if path is None:
-        return
-    if json_file is not None and path.resolve() == json_file.resolve():
-        raise ConfigError(Problem(f"--plot {path}: is the file of --json, too; name another"))
-    if path.suffix.lower() != ".png":
+    check_file(path, "--plot")
+    if path is not None and path.suffix.lower() != ".png":
         raise ConfigError(Problem(f"--plot {path}: expected a name that ends with .png, which it is drawn as"))
+
+
+def _refuse_same(files: dict[str, Path | None]) -> None:
+    """Refuses a file that stands for two things.
+
+    Raises:
+        ConfigError: naming both options.
+    """
+    from titanlab.platform.errors import ConfigError, Problem
+
+    seen: dict[Path, str] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        if (other := seen.setdefault(path.resolve(), option)) != option:
+            raise ConfigError(Problem(f"{option} {path}: is the file of {other}, too; name another"))
 
 
 class _Picture:

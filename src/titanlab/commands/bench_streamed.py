@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from titanlab.commands.bench_options import load_plugins, names_of, some_names_of
+from titanlab.commands.bench_options import names_of, some_names_of
+from titanlab.commands.options import load_plugins
 
 if TYPE_CHECKING:
     from titanlab.benchmarks.streamed_models import StreamedModels
@@ -45,7 +46,7 @@ Size: TypeAlias = Annotated[
 ]
 Memory: TypeAlias = Annotated[str, typer.Option(help="The memory of each block.")]
 Depth: TypeAlias = Annotated[int, typer.Option(min=1, help="Matrices of the memory titans.")]
-Expansion: TypeAlias = Annotated[float, typer.Option(min=0.1, max=64, help="Hidden width of it over its head's.")]
+Expansion: TypeAlias = Annotated[float, typer.Option(min=0.1, help="Hidden width of it over its head's.")]
 ChunkSize: TypeAlias = Annotated[int, typer.Option(min=1, help="Tokens that a memory computes together.")]
 Window: TypeAlias = Annotated[int, typer.Option(min=1, help="Segment of mac, window of mag and mal.")]
 Piece: TypeAlias = Annotated[

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from titanlab.commands.options import load_plugins
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -33,10 +35,8 @@ def check(
     import sys
 
     from titanlab.commands.screen import Screen
-    from titanlab.platform.plugins import load_plugin
 
-    for plugin in plugins or ():
-        load_plugin(plugin)
+    load_plugins(plugins)
     wide = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
     console = Screen(soft_wrap=True, markup=False, highlight=False, width=wide)
     reports = []

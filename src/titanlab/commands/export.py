@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from titanlab.commands.options import Overrides, Plugins, StoreFolder, SweepFile
+from titanlab.commands.options import Overrides, Plugins, StoreFolder, SweepFile, load_plan, load_plugins
 
 if TYPE_CHECKING:
     from titanlab.platform.tracking.mlflow_model import Export
@@ -31,17 +31,15 @@ def export(
     store: StoreFolder = Path("titanlab-store"),
 ) -> None:
     """Write a trial's model as an MLflow model: weights and settings, nothing pickled; it loads and predicts."""
-    from titanlab.commands.options import load_plan
     from titanlab.commands.screen import say
     from titanlab.platform.errors import ConfigError, Problem
-    from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
     from titanlab.sweeps.execution.export import choose, export_of
     from titanlab.sweeps.execution.stages import standing
 
     if best and trial is not None:
         raise ConfigError(Problem("--best and --trial name two models; give one of them"))
-    loaded = [load_plugin(target) for target in plugins or ()]
+    loaded = load_plugins(plugins)
     plan = load_plan(file, overrides, plugins)
     place = open_store(store)
     trials = place.sweep(plan.id) / "trials"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import typer
 
+from titanlab.commands.options import load_plugins
+
 _TYPES = {"str": "text", "Path": "path"}
 
 if TYPE_CHECKING:
@@ -28,10 +30,8 @@ def list_registered(
 ) -> None:
     """Show everything that a configuration can name, or the settings of one entry."""
     from titanlab.platform.errors import ConfigError, Problem, unknown_name
-    from titanlab.platform.plugins import load_plugin
 
-    for target in plugin or []:
-        load_plugin(target)
+    load_plugins(plugin)
     registries = _registries()
     if kind is not None and kind not in registries:
         raise ConfigError(Problem(unknown_name("kind", kind, registries)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 if TYPE_CHECKING:
+    from titanlab.platform.plugins import Plugin
     from titanlab.sweeps.planning.plan import Plan
 
 SweepFile: TypeAlias = Annotated[str, typer.Argument(help="The sweep, a YAML file.", show_default=False)]
@@ -43,14 +44,23 @@ class ExecutorName(StrEnum):
 Runner: TypeAlias = Annotated[ExecutorName, typer.Option(help="Ray, or one trial after another here.")]
 
 
+def load_plugins(plugins: Sequence[str] | None) -> list[Plugin]:
+    """Registers what they define.
+
+    Raises:
+        PluginError: one cannot be used.
+    """
+    from titanlab.platform.plugins import load_plugin
+
+    return [load_plugin(target) for target in plugins or ()]
+
+
 def load_plan(
     file: str, overrides: Sequence[str] | None, plugins: Sequence[str] | None, only: str | None = None
 ) -> Plan:
     """The plan of a sweep file, or of a part of it, its plug-ins loaded first."""
-    from titanlab.platform.plugins import load_plugin
     from titanlab.sweeps.language.sweep_file import load_sweep
     from titanlab.sweeps.planning.part import plan_part
 
-    for target in plugins or ():
-        load_plugin(target)
+    load_plugins(plugins)
     return plan_part(load_sweep(file, overrides or ()), only)

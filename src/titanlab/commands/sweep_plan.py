@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from titanlab.commands.options import Only, Overrides, Plugins, SweepFile
+from titanlab.commands.options import Only, Overrides, Plugins, SweepFile, load_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +40,6 @@ def plan(
     import sys
 
     from titanlab.commands.screen import Screen
-    from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
     from titanlab.sweeps.execution.stages import standing
     from titanlab.sweeps.language.sweep_file import load_sweep
@@ -48,7 +47,7 @@ def plan(
     from titanlab.sweeps.planning.plan import require_runnable
     from titanlab.sweeps.planning.plan_table import plan_csv
 
-    loaded = [load_plugin(target) for target in plugins or ()]
+    loaded = load_plugins(plugins)
     sweep = load_sweep(file, overrides or ())
     planned = survey_part(sweep, only)
     trials = open_store(store).sweep(planned.id) / "trials"

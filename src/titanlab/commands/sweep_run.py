@@ -17,6 +17,7 @@ from titanlab.commands.options import (
     StoreFolder,
     SweepFile,
     TrackingUri,
+    load_plugins,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +73,6 @@ def start(
 
     from titanlab.commands.screen import Screen
     from titanlab.platform.errors import ConfigError, Problem
-    from titanlab.platform.plugins import load_plugin
     from titanlab.platform.tracking.store import open_store
     from titanlab.sweeps.execution.disk_use import disk_note
     from titanlab.sweeps.execution.local_executor import LocalExecutor
@@ -88,7 +88,7 @@ def start(
         raise ConfigError(
             Problem("--ray-address names a cluster, but --executor local runs here; leave one of them out")
         )
-    loaded = [load_plugin(target) for target in session.plugins or ()]
+    loaded = load_plugins(session.plugins)
     sweep = load_sweep(session.file, session.overrides or ())
     plan = plan_part(sweep, session.only)
     place = open_store(session.store, session.tracking_uri)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from titanlab.commands.options import load_plugins
+
 if TYPE_CHECKING:
     from titanlab.platform.budgets import Budget
     from titanlab.platform.costs import Costs
@@ -56,12 +58,10 @@ def _read(file: Path, overrides: list[str], plugins: list[str]) -> tuple[RunConf
     from titanlab.platform.errors import ConfigError
     from titanlab.platform.extends import resolve_extends
     from titanlab.platform.overrides import apply_overrides
-    from titanlab.platform.plugins import load_plugin
     from titanlab.platform.run_config import run_config
     from titanlab.platform.yaml_source import read_yaml
 
-    for plugin in plugins:
-        load_plugin(plugin)
+    load_plugins(plugins)
     document = apply_overrides(resolve_extends(read_yaml(file)), overrides)
     config = run_config(document)
     costs = _costs(config, document)
