@@ -38,6 +38,7 @@ CASES = [
     Case("128 wide, 512 hidden", dim=128, hidden=512),
     Case("64 wide, 256 hidden, few multiprocessors", multiprocessors=4),
     Case("50 wide, 200 hidden", dim=50, hidden=200, chunk=48, residual=True, activation="tanh"),
+    Case("64 wide, 64 hidden, relu", hidden=64, activation="relu"),
 ]
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
 

@@ -266,6 +266,7 @@ def errors(case: Case, device: str) -> dict[str, float]:
     poison(device)
     with states_kept(case.kept):
         ours = outputs_and_gradients(case, given, "triton")
+    assert ours["y"].dtype == getattr(torch, case.dtype), ours["y"].dtype
     found = {name: ((ours[name].double() - x).norm() / x.norm()).item() for name, x in exact.items()}
     if case.kept:
         again = outputs_and_gradients(case, given, "triton")

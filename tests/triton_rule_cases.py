@@ -182,6 +182,7 @@ def errors(case: Case, device: str) -> dict[str, float]:
     exact = outputs_and_gradients(case, {name: x.double() for name, x in given.items()}, "torch")
     poison(device)
     ours = outputs_and_gradients(case, given, "triton")
+    assert ours["y"].dtype == getattr(torch, case.dtype), ours["y"].dtype
     return {name: ((ours[name].double() - x).norm() / x.norm().clamp_min(1e-30)).item() for name, x in exact.items()}
 
 

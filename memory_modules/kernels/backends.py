@@ -67,6 +67,8 @@ def _obstacle(tensors: Sequence[Tensor], weights: Sequence[Tensor], chunk_size: 
     reasons = [_obstacle_anywhere((*tensors, *weights))]
     if len(weights) > MATRICES:
         reasons.append(f"the memory has {len(weights)} matrices and the kernels compute up to {MATRICES}")
+    if any(0 in matrix.shape for matrix in weights):
+        reasons.append("there are no heads, or no hidden units")
     if hidden > HIDDEN:
         reasons.append(f"the memory has {hidden} hidden units and the kernels take up to {HIDDEN}")
     if not HEAD_DIMS[0] <= dim <= HEAD_DIMS[1]:
@@ -87,8 +89,8 @@ def _rule_obstacle(rows: Sequence[Tensor]) -> str:
 def _obstacle_anywhere(tensors: Sequence[Tensor]) -> str:
     """Why no kernel could run on tensors of such types on this device."""
     q = tensors[0]
-    if any(x.dtype not in (torch.float32, torch.bfloat16, torch.float16) for x in tensors):
-        return f"{q.dtype} is no float32, bfloat16 or float16"
+    if others := {str(x.dtype) for x in tensors if x.dtype not in (torch.float32, torch.bfloat16, torch.float16)}:
+        return f"{' and '.join(sorted(others))} is no float32, bfloat16 or float16"
     if not _installed():
         return "Triton is not installed (pip install triton)"
     if q.is_cuda:

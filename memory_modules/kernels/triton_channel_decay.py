@@ -22,7 +22,8 @@ from titanlab.memory_modules.kernels.triton_products import token_rows
 def _logs(log_decay, head, i, n, c, H, D: tl.constexpr, rows, dims):  # type: ignore[no-untyped-def]
     """Logs of decays; exp(-200) is 0, and unlike -inf it may be multiplied by 0."""
     inside = ((rows >= 0) & (rows < c))[:, None] & (dims < D)[None, :]
-    return tl.maximum(tl.load(token_rows(log_decay, i, head, n, c, H, D, rows, dims), inside, 0.0), -200.0)
+    logs = tl.load(token_rows(log_decay, i, head, n, c, H, D, rows, dims), inside, 0.0)
+    return tl.where(logs < -200.0, -200.0, logs)  # NaN stays NaN
 
 
 @triton.jit

@@ -77,7 +77,7 @@ def rwkv7_sequence(rows: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Ten
             made.asks[0], made.writes[1], removed_k.float() @ values, read_b, made.last, state,
             before=made.asks[1], system=removed_b, added=made.writes[0].float().mT @ values,
         )  # fmt: skip
-        return _back(y + read_k.float() @ values, r), state
+        return _back(y + read_k.float() @ values, r).to(r.dtype), state
 
     return _in_pieces(run, r, v, state)
 

@@ -78,4 +78,4 @@ def convolved(z, taps, W: tl.constexpr):  # type: ignore[no-untyped-def]
 @triton.jit
 def scale_of(square, normed, EPS: tl.constexpr):  # type: ignore[no-untyped-def]
     """What s is multiplied by where ||s||^2 is `square`: 1 / max(||s||, EPS), 1 where not normed."""
-    return tl.where(normed, tl.rsqrt(tl.maximum(square, EPS * EPS)), 1.0)
+    return tl.where(normed, tl.rsqrt(tl.where(square < EPS * EPS, EPS * EPS, square)), 1.0)  # NaN stays NaN

@@ -13,9 +13,9 @@ def value_of(z, ACTIVATION: constexpr):  # type: ignore[no-untyped-def]
     elif ACTIVATION == "silu":
         return z * _sigmoid(z)
     elif ACTIVATION == "tanh":
-        return 2 * _sigmoid(2 * z) - 1
+        return fast_tanh(z)
     else:
-        return lang.maximum(z, 0.0)
+        return lang.where(z < 0, 0.0, z)  # NaN stays NaN
 
 
 @jit
@@ -39,12 +39,11 @@ def value_slope_curvature(z, ACTIVATION: constexpr):  # type: ignore[no-untyped-
         s = _sigmoid(z)
         return z * s, s + z * s * (1 - s), s * (1 - s) * (2 + z * (1 - 2 * s))
     elif ACTIVATION == "tanh":
-        value = 2 * _sigmoid(2 * z) - 1
+        value = fast_tanh(z)
         slope = 1 - value * value
         return value, slope, -2 * value * slope
     else:
-        slope = lang.where(z > 0, 1.0, 0.0)
-        return z * slope, slope, lang.zeros_like(z)
+        return lang.where(z < 0, 0.0, z), lang.where(z > 0, 1.0, 0.0), lang.zeros_like(z)
 
 
 @jit

@@ -22,6 +22,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from titanlab.memory_modules.kernels.triton_activations import tanh
+
 INTERPRETED = bool(knobs.runtime.interpret)
 jit = triton.jit if INTERPRETED else gluon.jit
 lang = tl if INTERPRETED else gl
@@ -107,7 +109,7 @@ if INTERPRETED:
 
     @triton.jit
     def fast_tanh(x):  # type: ignore[no-untyped-def]
-        return 2 * tl.sigmoid(2 * x) - 1
+        return tanh(x)
 
     @triton.jit
     def held(x, L: tl.constexpr):  # type: ignore[no-untyped-def]
