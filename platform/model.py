@@ -172,8 +172,10 @@ class Model(nn.Module):
             piece: tokens of the pieces that the row is computed in, several at once (see `wavefront`); 0: all at once.
 
         Raises:
-            ValueError: not one state a block, or `piece` with `recompute`.
+            ValueError: not one state a block, a negative `piece`, or one with `recompute`.
         """
+        if piece < 0:
+            raise ValueError(f"piece: expected a number of tokens, or 0 for all at once, got {piece}")
         if piece and recompute:
             raise ValueError("piece: pieces share what is made of weights, so none is computed again; leave one out")
         states = self.initial_state(ids.shape[0]) if state is None else state

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
 from titanlab.platform.fusion import fused, fusible, fusing
 from titanlab.platform.switch import Switch
 
@@ -85,7 +86,7 @@ class _ComputedAgain(torch.autograd.Function):
         return function(*args)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
         args = list(ctx.args)
         for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):

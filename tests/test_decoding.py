@@ -194,6 +194,8 @@ def test_drawn_tokens_follow_the_seed_and_the_distribution() -> None:
     assert cold[2] > 0.95
     assert set(Drawn(1, top=2)(logits).tolist()) == {1, 2}
     assert torch.equal(Drawn(1, top=1)(logits), most_likely(logits))
+    equal = torch.zeros(4000, 4)
+    assert len(set(Drawn(1, top=1)(equal).tolist())) == 1 and len(set(Drawn(1, top=2)(equal).tolist())) == 2
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
@@ -201,6 +203,11 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         Drawn(0, temperature=0)
     with pytest.raises(ConfigError, match="at least 1 token"):
         Drawn(0, top=0)
+    with pytest.raises(ConfigError, match="temperature: expected above 0, got nan"):
+        Drawn(0, temperature=math.nan)
+    model = build_model({"dim": 16, "layers": 1, "architecture": {"type": "lmm"}}, 8)
+    with pytest.raises(ConfigError, match="tokens: expected at least 1, got 0"):
+        decode(Session(model.eval()), torch.zeros(1, 8), 0)
     with pytest.raises(ConfigError, match="CUDA graphs need a model on a GPU"):
         Session(model_of("lmm"), graphs="steps")
 
@@ -233,3 +240,23 @@ def test_a_stream_of_recorded_pieces_equals_one_that_is_not() -> None:
         course = stream(model, tokens, StreamSettings(4096, piece=256, precision="float32", graphs=graphs))
         losses.append([stretch.loss for stretch in course.stretches])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("architecture", sorted(BLOCKS))
+def test_no_tokens_after_some_change_nothing(architecture: str) -> None:
+    model = build_model({"dim": 16, "layers": 2, "architecture": BLOCKS[architecture]}, VOCAB).double().eval()
+    ids = torch.randint(VOCAB, (2, 9))
+    with torch.no_grad():
+        _, state = model(ids[:, :5])
+        nothing, state = model(ids[:, 5:5], state)
+        rest, _ = model(ids[:, 5:], state)
+        whole, _ = model(ids)
+    assert nothing.shape == (2, 0, VOCAB)
+    torch.testing.assert_close(rest, whole[:, 5:], rtol=0, atol=1e-12)
+
+
+def test_a_memory_that_learns_by_autograd_says_what_inference_mode_takes_from_it() -> None:
+    memory = {"type": "ttt_mlp", "chunk_size": 4}
+    model = build_model({"dim": 16, "layers": 1, "architecture": {"type": "lmm"}, "memory": memory}, VOCAB)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"use torch\.no_grad\(\) instead"):
+        model(torch.zeros(1, 8, dtype=torch.long))

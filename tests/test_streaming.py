@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from titanlab import MEMORY_MODULES, build_model
 from titanlab.platform.decoding.session import Session
@@ -241,6 +242,26 @@ def test_every_memory_has_norms(kind: str) -> None:
     session.run(some_ids(6, 1))
     norms = state_norms(session.state)
     assert norms and all(math.isfinite(norm.mean) and norm.largest >= norm.mean > 0 for norm in norms)
+
+
+def test_every_part_of_a_memory_has_its_norm_and_name() -> None:
+    def norms_of(memory: dict[str, Any]) -> tuple[dict[str, float], Any]:
+        torch.manual_seed(0)
+        model = build_model({"dim": 16, "layers": 1, "architecture": {"type": "lmm"}, "memory": memory}, VOCAB)
+        session = Session(model.eval())
+        session.run(some_ids(8, 1))
+        norms = state_norms(session.state)
+        assert len({norm.part for norm in norms}) == len(norms)
+        return {norm.part: norm.mean for norm in norms}, session.state
+
+    found, state = norms_of({"type": "module", "chunk_size": 4})
+    tensors = [(path, x) for path, x in pytree.tree_flatten_with_path(state)[0] if isinstance(x, Tensor)]
+    for kind in ("weights", "momentum"):
+        of_kind = {part: norm for part, norm in found.items() if part.startswith(f"{kind}.")}
+        leaves = [x for path, x in tensors if pytree.GetAttrKey(kind) in path]
+        expected = sorted(float(x.flatten(0, 1).flatten(1).norm(dim=1).mean()) for x in leaves)
+        assert of_kind and sorted(of_kind.values()) == pytest.approx(expected)
+    assert list(norms_of({"type": "rwkv7"})[0]) == ["memory"]  # the last input is none
 
 
 def test_a_cache_of_tokens_has_no_norm() -> None:

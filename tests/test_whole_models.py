@@ -130,6 +130,9 @@ def test_a_position_that_does_not_count_changes_nothing_in_a_loss_in_chunks() ->
     edited = torch.where(data.mask == 0, torch.full_like(x[..., 0], 100.0), 0.0)[..., None] + x
     loss = sum_of_nats(x, head, data.targets, data.mask, "chunked")
     assert loss == sum_of_nats(edited, head, data.targets, data.mask, "chunked")
+    padded = data.targets.masked_fill(data.mask == 0, -100)  # as other libraries mark it
+    assert loss == sum_of_nats(x, head, padded, data.mask, "chunked")
+    assert torch.equal(*(sum_of_nats(x, head, ids, data.mask, "whole") for ids in (data.targets, padded)))
     nothing = sum_of_nats(x, head, data.targets, torch.zeros_like(data.mask), "chunked")
     assert nothing == 0
 

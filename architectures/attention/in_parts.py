@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend
 from titanlab.architectures.attention.backend import Call, Keys, Queries
 from titanlab.architectures.attention.merging import Part, merged_part
 from titanlab.architectures.attention.without_cudnn import without_cudnn
+from titanlab.platform.first_order import first_order
 from titanlab.platform.fused_kernels.choice import kernels_take
 
 _aten = torch.ops.aten
@@ -217,7 +218,7 @@ class _InParts(torch.autograd.Function):
         return whole.out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, out, log_sum = ctx.saved_tensors
         parts = zip(ctx.kernels, _given(ctx.has_prefix, ctx.causal, tensors), ctx.rests, strict=True)

@@ -103,7 +103,10 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ConfigError: the backend that the setting names cannot attend to this.
         """
-        q, time = self.queries(x), x.shape[1]
+        time = x.shape[1]
+        if time == 0:
+            return x
+        q = self.queries(x)
         tokens = torch.arange(seen.keys.shape[2] // pattern.keys_per_token, device=x.device)
         turns = rotation(tokens, q.shape[-1], q.dtype)
         k = turned(seen.keys, turns.repeat_interleave(pattern.keys_per_token, 1))

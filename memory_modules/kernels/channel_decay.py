@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
+
 SUB_CHUNK = 16
 """Longest chunk whose pairs are formed."""
 
@@ -67,7 +69,7 @@ class _DecayedScores(torch.autograd.Function):
         return scores.permute(0, 2, 4, 1, 3).contiguous()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, log_decay = ctx.saved_tensors
         rows, d_scores = keys.movedim(1, 2).contiguous(), d_scores.permute(0, 3, 1, 4, 2).contiguous()

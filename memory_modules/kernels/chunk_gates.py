@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
+
 
 class ChunkGates(NamedTuple):
     """The gates of chunks of c tokens; p = 2 with momentum (W and S), else 1 (W). Leading axes are free."""
@@ -83,7 +85,7 @@ class _ProductsWithin(torch.autograd.Function):
         return products
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_products: Tensor) -> Tensor:
         # Leaving factor j out of the product over (s, t] gives P[t, j] P[j-1, s]; no division, so zeros are exact:
         # d gate_j = sum_t P[t, j] sum_s dP[t, s] P[j-1, s]
@@ -104,7 +106,7 @@ class _Product(torch.autograd.Function):
         return a @ b
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_product: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
         with torch.autocast(d_product.device.type, enabled=False):

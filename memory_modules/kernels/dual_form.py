@@ -24,6 +24,7 @@ from torch import Tensor
 
 from titanlab.memory_modules.activations import ACTIVATIONS, Activation
 from titanlab.memory_modules.kernels.chunk_gates import ChunkGates, chunk_gates_flops
+from titanlab.platform.first_order import first_order
 
 
 def dual_form_flops(widths: Sequence[int], c: int, *, momentum: bool) -> float:
@@ -168,7 +169,7 @@ class _DualForm(torch.autograd.Function):
         return y, *state
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor, *d_after: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(d_y.device.type, enabled=False):
             return None, None, None, *_gradient(ctx, d_y, d_after)

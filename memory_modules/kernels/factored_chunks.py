@@ -51,6 +51,9 @@ def factored_gradients(
         reference: L matrices [b, h, in, out].
         decayed: what each token's reference is multiplied by, L tensors [b, h, r, o]; None: nothing.
     """
+    if torch.is_inference_mode_enabled():
+        message = "this memory learns by autograd, which torch.inference_mode() turns off: use torch.no_grad() instead"
+        raise RuntimeError(message)
     differentiable = torch.is_grad_enabled()
     factors = Factors([torch.empty(0)] * structure.matrices, [])
     answers: list[Tensor] = [torch.empty(0)] * structure.matrices

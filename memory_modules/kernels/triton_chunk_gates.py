@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from titanlab.memory_modules.kernels.chunk_gates import ChunkGates
+from titanlab.platform.first_order import first_order
 
 
 def chunk_gates_on_gpu(
@@ -46,7 +47,7 @@ class _ChunkGates(torch.autograd.Function):
         return read, inner, write, mix
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *d_gates: Tensor) -> tuple[Tensor | None, ...]:
         return *back_through_chunk_gates(*ctx.saved_tensors, *d_gates), None
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from titanlab.memory_modules.kernels import triton_channel_decay as kernels
 from titanlab.memory_modules.kernels.triton_rules import padded, precision_of, products_of
+from titanlab.platform.first_order import first_order
 
 
 def channels_for(d: int, dtype: torch.dtype) -> int:
@@ -75,7 +76,7 @@ class _Decayed(torch.autograd.Function):
         return last, *asks, *writes, *scores
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_last: Tensor, *d_parts: Tensor) -> tuple[Tensor | None, ...]:
         log_decay, last, *rows = ctx.saved_tensors
         (asked, written), (n, h, c) = ctx.several, ctx.sizes

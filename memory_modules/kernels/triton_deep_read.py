@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from titanlab.memory_modules.kernels.triton_activations import value_and_slope, value_of
+from titanlab.platform.first_order import first_order
 from titanlab.platform.triton_assembler import assembler_fault
 
 HEAD_DIMS = (16, 128)
@@ -73,7 +74,7 @@ class _DeepRead(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         q, first, second = ctx.saved_tensors
         call, d_y = _Call(q, first, second, ctx.activation, ctx.residual), d_y.contiguous()

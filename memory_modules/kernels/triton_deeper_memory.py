@@ -22,6 +22,7 @@ from titanlab.memory_modules.kernels.triton_deeper_walk import walk
 from titanlab.memory_modules.kernels.triton_deeper_walk_back import walk_back
 from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for
 from titanlab.memory_modules.kernels.triton_meeting import multiprocessors
+from titanlab.platform.first_order import first_order
 
 FILLING = 512
 """Chunks, of all heads, that fill the largest GPUs: a stretch has no less where there are so many."""
@@ -88,7 +89,7 @@ class _DeeperMemory(torch.autograd.Function):
         return filling.by_token(answers, q), *filling.parted(state)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor, *d_ends: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, keep, momentum, step, *marks = ctx.saved_tensors
         filling: Filling = ctx.filling

@@ -15,6 +15,7 @@ from torch import Tensor
 from titanlab.memory_modules.kernels import triton_matrix_kernels as kernels
 from titanlab.memory_modules.kernels.chunk_gates import ChunkGates, chunk_gates
 from titanlab.memory_modules.kernels.triton_chunk_gates import chunk_gates_on_gpu
+from titanlab.platform.first_order import first_order
 
 
 class Tiles(NamedTuple):
@@ -124,7 +125,7 @@ class _MatrixMemory(torch.autograd.Function):
         return y, end
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor, d_end: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, read, inner, write, mix, reference, starts = ctx.saved_tensors
         call: _Call = ctx.call

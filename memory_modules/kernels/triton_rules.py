@@ -17,6 +17,7 @@ from titanlab.memory_modules.kernels import triton_rule_gradients as gradients
 from titanlab.memory_modules.kernels import triton_rule_kernels as kernels
 from titanlab.memory_modules.kernels.chunk_gates import ChunkGates
 from titanlab.memory_modules.kernels.triton_triangular import invert
+from titanlab.platform.first_order import first_order
 
 WALKS = 256
 """Programs of a walk wanted at once: about two for each multiprocessor of the largest GPUs."""
@@ -93,7 +94,7 @@ class _ScalarRule(torch.autograd.Function):
         return y, end
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor, d_end: Tensor) -> tuple[Tensor | None, ...]:
         q, k, read, inner, write, mix, scores, starts, solution, u, reads = ctx.saved_tensors
         call: Call = ctx.call
@@ -148,7 +149,7 @@ class _ChannelRule(torch.autograd.Function):
         return y, end
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor, d_end: Tensor) -> tuple[Tensor | None, ...]:
         asks, writes, scores, last, starts, solution, u, reads = ctx.saved_tensors
         call: Call = ctx.call

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
 from titanlab.platform.fused_kernels.summed_shares import summed_shares
 
 HEADS = 16
@@ -53,7 +54,7 @@ class _TokenGates(torch.autograd.Function):
         return gates
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *d_gates: Tensor) -> tuple[Tensor | None, ...]:
         products, bias = ctx.saved_tensors
         call: _Call = ctx.call

@@ -17,6 +17,7 @@ from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, padd
 from titanlab.memory_modules.kernels.triton_meeting import multiprocessors
 from titanlab.memory_modules.kernels.triton_two_matrix_backward import backward
 from titanlab.memory_modules.kernels.triton_two_matrix_forward import forward
+from titanlab.platform.first_order import first_order
 
 
 class Slices(NamedTuple):
@@ -103,7 +104,7 @@ class _TwoMatrixMemory(torch.autograd.Function):
         return y, end_1, end_2
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor, d_end_1: Tensor, d_end_2: Tensor) -> tuple[Tensor | None, ...]:
         q, k, *rates, first, second, errors, marks = ctx.saved_tensors
         call: _Call = ctx.call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -32,7 +33,7 @@ class Drawn:
     _generators: dict[torch.device, torch.Generator] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise ConfigError(Problem(f"temperature: expected above 0, got {self.temperature}; 0 is greedy decoding"))
         if self.top is not None and self.top < 1:
             raise ConfigError(Problem(f"top: expected at least 1 token to choose from, got {self.top}"))
@@ -41,8 +42,8 @@ class Drawn:
         """One token a row."""
         wide = logits.to(at_least_float32(logits.dtype)) / self.temperature
         if self.top is not None and self.top < wide.shape[-1]:
-            least = wide.topk(self.top, -1).values[:, -1:]
-            wide = wide.masked_fill(wide < least, -torch.inf)
+            values, ids = wide.topk(self.top, -1)  # of equal ones no more than are asked for
+            wide = torch.full_like(wide, -torch.inf).scatter(-1, ids, values)
         return torch.multinomial(wide.softmax(-1), 1, generator=self._generator(logits.device))[:, 0]
 
     def _generator(self, device: torch.device) -> torch.Generator:
@@ -59,7 +60,12 @@ def decode(session: Session, last: Tensor, tokens: int, choose: Chooser = most_l
         last: the prompt's last logits [b, vocab].
         tokens: how many; the last one is chosen and not read.
         choose: which.
+
+    Raises:
+        ConfigError: `tokens` is less than 1.
     """
+    if tokens < 1:
+        raise ConfigError(Problem(f"tokens: expected at least 1, got {tokens}"))
     chosen = [choose(last)]
     while len(chosen) < tokens:
         chosen.append(choose(session.run(chosen[-1][:, None])[:, -1]))

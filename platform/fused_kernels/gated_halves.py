@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
 from titanlab.platform.fused_kernels.sigmoid import sigmoid
 
 COLUMNS = 1024
@@ -41,7 +42,7 @@ class _GatedHalves(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         d_x = torch.empty_like(x)

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
 from titanlab.platform.fused_kernels.sigmoid import sigmoid
 from titanlab.platform.fused_kernels.summed_shares import summed_shares
 
@@ -99,7 +100,7 @@ class _NormedPieces(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         weight, *rows = ctx.saved_tensors
         d_y = d_y.contiguous()

@@ -14,6 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
 from titanlab.platform.fused_kernels.projected_heads_back import projected_heads_back
 from titanlab.platform.fused_kernels.projected_heads_forward import projected_heads_forward
 from titanlab.platform.fused_kernels.summed_shares import summed_shares
@@ -70,7 +71,7 @@ class _ProjectedHeads(torch.autograd.Function):
         return (*parts, *call.newest())
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
         x, before, taps = ctx.saved_tensors
         call = _Call(x, before, taps, ctx.heads, ctx.normed)

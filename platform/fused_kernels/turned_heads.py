@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
+
 WIDEST = 512
 """Head dimension up to which this kernel is used."""
 NUMBERS = 2048
@@ -31,7 +33,7 @@ class _TurnedHeads(torch.autograd.Function):
         return turn(x, rotation, back=False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, None]:
         (rotation,) = ctx.saved_tensors
         return turn(d_y, rotation, back=True), None

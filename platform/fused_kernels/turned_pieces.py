@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
 from titanlab.platform.fused_kernels.turned_heads import NUMBERS, WIDEST, turn
 
 
@@ -84,7 +85,7 @@ class _TurnedPieces(torch.autograd.Function):
         return tuple(x for piece in zip(*(whole.split(sizes, 1) for whole in wholes), strict=True) for x in piece)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         (rotation,) = ctx.saved_tensors
         batch, time, channels = ctx.shape

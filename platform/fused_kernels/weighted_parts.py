@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from titanlab.platform.first_order import first_order
+
 WIDEST = 512
 """Head dimension up to which these kernels are used."""
 MOST = 3
@@ -60,7 +62,7 @@ class _WeightedParts(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         outs, log_sums = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         call = _Call(outs, log_sums)

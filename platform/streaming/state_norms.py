@@ -13,7 +13,7 @@ from titanlab.platform.tensors import State
 
 NOT_MEMORY = frozenset(
     {"convolution", "keys", "values", "window", "segment", "past", "held", "persistent", "reference", "at_start"}
-    | {"scale", "decay", "position"}
+    | {"scale", "decay", "position", "last"}
 )
 """Parts of a state that are no memory as it stands: caches of tokens, gates' values, copies of an earlier memory."""
 
@@ -41,7 +41,7 @@ def state_norms(states: Sequence[State]) -> list[StateNorm]:
         for path, leaf in pytree.tree_flatten_with_path(state)[0]:
             words = [_word(key) for key in path]
             if _is_memory(leaf, words):
-                names.append((layer, _part(words)))
+                names.append((layer, _part(path)))
                 found.append(_of_heads(leaf))
     if not found:
         return []
@@ -70,7 +70,15 @@ def _word(key: Any) -> str:
             return str(key)
 
 
-def _part(words: Sequence[str]) -> str:
-    """From the last name on: `.memory.rule.memory.weights[0]` is `weights[0]`."""
-    names = [index for index, word in enumerate(words) if not word.startswith("[")]
-    return "".join(words[names[-1] :]) if names else "state" + "".join(words)
+def _part(path: Sequence[Any]) -> str:
+    """From the last attribute on, or from the last key if there is none: `.memory.rule.memory.weights[0]` is
+    `weights[0]`, `.rule.weights['up.bias']` is `weights.up.bias`."""
+    for kind in (pytree.GetAttrKey, pytree.MappingKey):
+        if places := [place for place, key in enumerate(path) if isinstance(key, kind)]:
+            first, *rest = path[places[-1] :]
+            return _word(first) + "".join(map(_behind, rest))
+    return "state" + "".join(map(_behind, path))
+
+
+def _behind(key: Any) -> str:
+    return f".{_word(key)}" if isinstance(key, pytree.MappingKey) else _word(key)

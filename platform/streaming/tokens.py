@@ -46,12 +46,14 @@ class TextTokens:
     """The bytes of a text, from the beginning again where it ends; each row begins at another place of it.
 
     Raises:
-        DataError: there is no text.
+        DataError: there is no text, or less than a byte a row.
     """
 
     def __init__(self, text: bytes, *, batch: int = 1) -> None:
         if not text:
             raise DataError("the text of the stream is empty; give one with something in it")
+        if len(text) < batch:
+            raise DataError(f"the text of the stream has {len(text)} bytes, too few for {batch} rows that differ")
         self._bytes = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         self._begins = torch.arange(batch) * (len(text) // batch)
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.first_order import first_order
 from titanlab.platform.fused_kernels.choice import kernels_take
 from titanlab.platform.fusion import fusible
 from titanlab.platform.model import LOGITS_AT_ONCE, logits_loss
@@ -55,11 +56,12 @@ def sum_of_nats(x: Hidden, head: nn.Linear, targets: Ids, mask: Mask, way: Way) 
     Args:
         x: what the output layer takes, [b, t, dim].
         head: the output layer, without a bias.
-        targets: [b, t].
+        targets: [b, t]; where mask is 0, anything.
         mask: 1 where a position counts, else 0.
         way: auto | whole | chunked | liger.
     """
     way = used_way(way, targets.numel(), head.weight.shape[0])
+    targets = targets.masked_fill(mask == 0, 0)  # what does not count may be no token at all
     if way == "whole":
         return logits_loss(head(x), targets, mask)
     rows = (x.flatten(0, 1), head.weight, targets.flatten(), mask.flatten())
@@ -106,7 +108,7 @@ class _ChunkedNats(torch.autograd.Function):
         return nats
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_nats: Tensor) -> tuple[Tensor | None, ...]:
         d_x, d_weight = ctx.saved_tensors
         return d_x * d_nats.to(d_x.dtype), d_weight * d_nats.to(d_weight.dtype), None, None, None

@@ -21,6 +21,7 @@ from titanlab.memory_modules.kernels.hopper.two_matrix_writes import back_throug
 from titanlab.memory_modules.kernels.triton_chunk_gates import back_through_chunk_gates
 from titanlab.memory_modules.kernels.triton_matrix_memory import gates_for, padded_to
 from titanlab.memory_modules.kernels.triton_meeting import multiprocessors
+from titanlab.platform.first_order import first_order
 from titanlab.platform.recomputation import keeps_states
 
 TOKENS = 64
@@ -65,7 +66,7 @@ class HopperTwoMatrixMemory(torch.autograd.Function):
         return y, *(part for matrix in end for part in matrix.unbind(1))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_y: Tensor, *d_parts: Tensor) -> tuple[Tensor | None, ...]:
         q, k, keep, momentum, step, errors, *left_behind = ctx.saved_tensors
         call: _Call = ctx.call
