@@ -13,19 +13,9 @@ LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "benchmarks",
 """From the lowest to the highest; a file may import its own layer and those before it."""
 
 FOUNDATIONS = (
-    {"errors", "tensors", "printable", "redaction", "switch", "triton_assembler"},
+    {"errors", "tensors", "printable", "redaction", "switch", "triton_assembler", "first_order"},
     {"config", "debugging", "fusion", "registry", "shapes", "keys", "operations", "yaml_source", "overrides"}
-    | {
-        "extends",
-        "files",
-        "fused_kernels",
-        "made_once",
-        "first_order",
-        "norms",
-        "recomputation",
-        "recording",
-        "wavefront",
-    },
+    | {"extends", "files", "fused_kernels", "made_once", "norms", "recomputation", "recording", "wavefront"},
     {"memory", "architecture", "task"},
     {"layer_overrides", "stack"},
     {"model", "costs", "run_config", "budgets", "training_memory", "distributed", "plugins"},

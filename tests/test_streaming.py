@@ -280,6 +280,11 @@ def test_tokens_depend_on_their_place_alone(tokens: Any) -> None:
     assert torch.equal(tokens.between(-1, 2)[:, 1:], tokens.between(0, 2))
 
 
+def test_rows_of_a_text_that_cannot_differ_are_refused() -> None:
+    with pytest.raises(DataError, match="has 2 bytes, too few for 3 rows"):
+        TextTokens(b"ab", batch=3)
+
+
 def test_random_tokens_differ_between_blocks_rows_and_seeds() -> None:
     tokens = RandomTokens(1000, 2)
     first, second = tokens.between(0, 100), tokens.between(BLOCK, BLOCK + 100)
