@@ -17,10 +17,11 @@ from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.streamed_models import StreamedModel, StreamedModels, period_of, settings_of
 from titanlab.benchmarks.timing import free_memory
 from titanlab.platform.decoding.choosing import most_likely
-from titanlab.platform.decoding.computing import Precision, is_out_of_memory, used_precision, wait_for
+from titanlab.platform.decoding.computing import is_out_of_memory, wait_for
 from titanlab.platform.decoding.session import Graphs, Session
 from titanlab.platform.decoding.state_tree import copied, rows_repeated, state_bytes
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.precision import Precision, used_precision
 from titanlab.platform.streaming.prefill import read_to
 from titanlab.platform.streaming.stream import default_piece
 from titanlab.platform.streaming.tokens import RandomTokens

@@ -22,10 +22,10 @@ from titanlab.benchmarks.timing import begin_peak, free_memory, peak_of
 from titanlab.platform.architecture import ARCHITECTURES
 from titanlab.platform.config import problems_of
 from titanlab.platform.costs import TRAINING, forward_flops, parameters_of
-from titanlab.platform.decoding.computing import used_precision
 from titanlab.platform.errors import ConfigError, Problem, unknown_name
 from titanlab.platform.memory import MEMORY_MODULES
 from titanlab.platform.model import ModelConfig
+from titanlab.platform.precision import used_precision
 from titanlab.platform.run_config import TrainConfig
 from titanlab.platform.task import Batch
 from titanlab.platform.training.device import (

@@ -11,7 +11,7 @@ from titanlab.benchmarks.chip import chip_of, facts_of
 from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.streamed_models import StreamedModels, settings_of
-from titanlab.platform.decoding.computing import Precision, used_precision
+from titanlab.platform.precision import Precision, used_precision
 from titanlab.platform.streaming.needle_search import Found, Needles, search
 from titanlab.platform.streaming.stream import PIECE
 

@@ -14,8 +14,8 @@ from titanlab.benchmarks.followed import Followed
 from titanlab.benchmarks.result import Result, Row
 from titanlab.benchmarks.streamed_models import StreamedModel, StreamedModels, settings_of
 from titanlab.platform.corpora.byte_ids import BYTES
-from titanlab.platform.decoding.computing import Precision, used_precision
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.precision import Precision, used_precision
 from titanlab.platform.streaming.schedule import EARLIEST
 from titanlab.platform.streaming.stream import Course, StreamSettings, Stretch, default_piece, stream
 from titanlab.platform.streaming.tokens import RandomTokens, TextTokens, Tokens

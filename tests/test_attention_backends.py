@@ -278,7 +278,7 @@ def test_cudnns_gradient_is_given_the_output_in_the_layout_of_queries(heads_side
 def test_few_keys_of_a_prefix_have_a_kernel_of_their_own(
     keys: int, dim: int, of_prefix: bool, ours: bool, monkeypatch
 ) -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason="needs Triton, which is for Linux")
     torchs = SimpleNamespace(_fused_sdp_choice=lambda *given, scale: SDPBackend.FLASH_ATTENTION.value)
     monkeypatch.setattr(in_parts, "_aten", torchs)
     rows = Rows(*(torch.zeros(1, 2, size, dim) for size in (130, keys, keys)))

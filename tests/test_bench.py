@@ -1,6 +1,5 @@
-"""`titanlab bench` at tiny sizes: tables and files are whole, unknown names are refused, a failing peer is a row."""
+"""`titanlab bench layer` and `model` at tiny sizes: rows are whole, unknown names refused, a failing peer is a row."""
 
-import io
 import json
 import os
 import sys
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from titanlab.__main__ import main
 from titanlab.benchmarks import layer_peers, model
@@ -20,13 +18,10 @@ from titanlab.benchmarks.layer_case import Case, Draw, Prepared, Sizes
 from titanlab.benchmarks.layer_rules import rule_cases
 from titanlab.benchmarks.model import BASELINE, ModelBenchmark, _legend, random_batch
 from titanlab.benchmarks.model_sizes import SIZES, Parts, model_of
-from titanlab.benchmarks.result import Result, read_result, readable
+from titanlab.benchmarks.result import Result, read_result
 from titanlab.benchmarks.timing import time_call
-from titanlab.commands.bench_options import kept, present
 from titanlab.memory_modules.reference import delta_rule_by_token
-from titanlab.platform import files
 from titanlab.platform.costs import parameters_of
-from titanlab.platform.errors import ConfigError, DataError
 from titanlab.platform.run_config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -200,62 +195,6 @@ def test_what_was_measured_before_the_keyboard_interrupted_is_shown_and_in_the_f
     result = read_result(file)
     assert [row["what"] for row in result.rows] == ["delta"] and not result.finished
     assert result.rows[0]["ratio"] == 1 and any(note.startswith("ratio:") for note in result.notes)
-
-
-def test_a_row_that_cannot_be_written_yet_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, drawn = tmp_path / "later" / "r.json", []
-    result = Result("t", ["what"], [{"what": "a"}], finished=False)
-    with kept(path, drawn.append) as keep:
-        keep(result)
-        assert "not written for now: --json" in capsys.readouterr().err and drawn == [result]
-        path.parent.mkdir()
-        keep(result)
-    assert read_result(path).rows == result.rows and drawn == [result] * 2 and not capsys.readouterr().err
-
-
-@pytest.mark.parametrize("room", [False, True])
-def test_what_could_not_be_written_is_tried_again_when_the_keyboard_interrupts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], room: bool
-) -> None:
-    path = tmp_path / "later" / "r.json"
-    with pytest.raises(KeyboardInterrupt), kept(path) as keep:
-        keep(Result("t", ["what"], [{"what": "a"}], finished=False))
-        if room:
-            path.parent.mkdir()
-        raise KeyboardInterrupt
-    out, err = capsys.readouterr()
-    assert out.startswith("UNFINISH") and path.exists() == room
-    assert (f"unfinished, in {path}" in err) == room and ("not written: --json" in err) == (not room)
-
-
-def test_a_drawing_that_fails_in_any_way_is_said_and_ends_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def drawn(result: Result) -> None:
-        raise ValueError("no such colour")
-
-    result = Result("t", ["what"], [{"what": "a"}], finished=False)
-    with kept(tmp_path / "r.json", drawn) as keep:
-        keep(result)
-    assert "not drawn for now: ValueError: no such colour" in capsys.readouterr().err
-    assert read_result(tmp_path / "r.json").rows == result.rows
-
-
-def test_the_file_is_whole_before_the_table_is_shown_and_the_table_is_shown_without_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = Result("t", ["what"], [{"what": "a"}])
-    with pytest.raises(ConfigError, match="cannot be written"):
-        present(result, tmp_path / "none" / "r.json")
-    assert "what" in capsys.readouterr().out
-
-    def closed(result: Result, console: Console) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr(Result, "show", closed)
-    with pytest.raises(BrokenPipeError):
-        present(result, tmp_path / "r.json")
-    assert read_result(tmp_path / "r.json") == result
 
 
 def test_a_peer_that_is_not_installed_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,32 +384,6 @@ def test_settings_that_cannot_run_leave_an_older_file_as_it_was(
     assert file.exists() == older and (not older or read_result(file).title == "of yesterday")
 
 
-def test_what_was_there_comes_back_as_it_was_and_never_hides_the_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, empty = tmp_path / "r.json", Result("t", ["what"], finished=False)
-    path.write_text("mine")
-    path.chmod(0o600)
-
-    def cut() -> None:
-        with kept(path) as keep:
-            keep(empty)
-            assert "mine" not in path.read_text()
-            raise DataError("the package of the filler is missing")
-
-    with pytest.raises(DataError):
-        cut()
-    assert path.read_text() == "mine" and path.stat().st_mode & 0o777 == 0o600 and not capsys.readouterr().out
-
-    def refuse(*given: object, **more: object) -> None:
-        raise PermissionError("read-only")
-
-    monkeypatch.setattr(files, "write_atomically", refuse)  # what `kept` puts back with; a result has its own
-    with pytest.raises(DataError):
-        cut()
-    assert "what was there before is lost (read-only)" in capsys.readouterr().err
-
-
 def test_an_error_after_some_rows_shows_them(bench: Bench, tmp_path: Path) -> None:
     file, words = tmp_path / "models.json", ["--architectures", "lmm,mac", "--attention", "flash"]
     code, out, err = bench("model", *TINY_MODEL, *words, "--json", str(file))
@@ -491,37 +404,6 @@ def test_every_step_of_a_model_is_of_other_tokens(bench: Bench, monkeypatch: pyt
     assert code == 0, err
     assert len(seen) >= 5 and len({tuple(ids.flatten().tolist()) for ids in seen}) == len(seen)
     assert "63 tokens a step, float32" in out
-
-
-def test_a_table_that_is_too_wide_goes_on_below() -> None:
-    keys = ["architecture", "context", *(f"figure_number_{number}" for number in range(12))]
-    rows: list[Row] = [{"architecture": "transformer", "context": 4096} | dict.fromkeys(keys[2:], 1234.5)] * 2
-    console = Console(width=80, record=True, file=io.StringIO())
-    Result("t", keys, rows).show(console)
-    lines = console.export_text().splitlines()
-    assert max(map(len, lines)) <= 80
-    shown = [line.split() for line in lines if line.strip().startswith("transformer")]
-    assert len(shown) >= 4 and all(words[:2] == ["transformer", "4,096"] for words in shown)
-    assert sum(len(words) - 2 for words in shown) == 24 and {word for words in shown for word in words[2:]} == {"1,234"}
-
-
-def test_a_table_says_what_it_was_not_given(tmp_path: Path) -> None:
-    result = Result("t", ["what", "time_ms", "unused", "remark"], [{"what": "a", "time_ms": 1234.5}])
-    result.rows.append({"what": "b", "time_ms": float("nan"), "remark": "failed: " + "a long reason " * 9})
-    console = Console(width=100, record=True, file=io.StringIO())
-    result.show(console)
-    text = console.export_text()
-    assert "1,234" in text and "unused" not in text and "failed [1]" in text and "[1] failed: a long reason" in text
-    result.write_json(tmp_path / "r.json")
-    assert read_result(tmp_path / "r.json").rows[1]["time_ms"] == "nan"
-    assert [readable(value) for value in (None, True, 0.0, 1e-7, 3, 1234567)] == [
-        "-",
-        "yes",
-        "0",
-        "1.0e-07",
-        "3",
-        "1,234,567",
-    ]
 
 
 def test_the_first_call_is_timed_apart() -> None:

@@ -13,7 +13,7 @@ LAYERS = ("platform", "memory_modules", "architectures", "sweeps", "benchmarks",
 """From the lowest to the highest; a file may import its own layer and those before it."""
 
 FOUNDATIONS = (
-    {"errors", "tensors", "printable", "redaction", "switch", "triton_assembler", "first_order"},
+    {"errors", "tensors", "printable", "redaction", "switch", "triton_assembler", "first_order", "precision"},
     {"config", "debugging", "fusion", "registry", "shapes", "keys", "operations", "yaml_source", "overrides"}
     | {"extends", "files", "fused_kernels", "made_once", "norms", "recomputation", "recording", "wavefront"},
     {"memory", "architecture", "task"},

@@ -200,7 +200,7 @@ def test_kernels_whose_programs_wait_for_each_other_have_room(
 
 
 def test_no_more_programs_wait_for_each_other_than_there_is_room_for() -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason="needs Triton, which is for Linux")
     from titanlab.memory_modules.kernels.triton_two_matrix_memory import slices_for
 
     assert HIDDEN / slices_for(HIDDEN, on_gpu=True).units == wavefront.MOST_WAITING + 1

@@ -46,7 +46,7 @@ class FlexBackend(AttentionBackend):
         return False
 
     def attend(self, call: Call) -> Queries:
-        mask = _mask_for_good(call.pattern, call.q.shape[2], call.k.shape[2], call.q.device)
+        mask = _mask_of(call.pattern, call.q.shape[2], call.k.shape[2], call.q.device)
         part = _attend(call.q, call.k, call.v, call.scale, mask)
         if call.prefix is None:
             return part.out
@@ -68,7 +68,7 @@ def compiled() -> Callable[..., tuple[Tensor, AuxOutput]]:
     return torch.compile(flex_attention, fullgraph=True)
 
 
-def _mask_for_good(pattern: Pattern, time: int, keys: int, device: torch.device) -> BlockMask:
+def _mask_of(pattern: Pattern, time: int, keys: int, device: torch.device) -> BlockMask:
     """A recorded graph reads a mask where it lies, so one that is in a recording is never let go."""
     key = pattern, time, keys, device
     mask = _RECORDED[key] if key in _RECORDED else block_mask(*key)

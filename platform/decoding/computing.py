@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal, TypeAlias
 
 import torch
 
 from titanlab.platform.errors import ConfigError, Problem
-
-Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
-"""bfloat16 autocast, or the weights' own type; auto: bfloat16 on a GPU. A memory's state is float32 either way."""
-
-
-def used_precision(precision: Precision, device: torch.device) -> Precision:
-    """What `auto` is on a device."""
-    return precision if precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+from titanlab.platform.precision import Precision, used_precision
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
-from titanlab.platform.decoding.computing import Precision, computing
+from titanlab.platform.decoding.computing import computing
 from titanlab.platform.decoding.recorded_calls import CudaRecorder, RecordedCalls, Recorder, Recording
 from titanlab.platform.decoding.signature import Signature, signature
 from titanlab.platform.decoding.state_tree import without_ballast
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.precision import Precision
 from titanlab.platform.tasks.evaluation import device_of
 from titanlab.platform.tensors import Ids, Logits, State
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from titanlab.platform.corpora.byte_ids import BYTES
 from titanlab.platform.decoding.choosing import decode
-from titanlab.platform.decoding.computing import Precision, is_out_of_memory
+from titanlab.platform.decoding.computing import is_out_of_memory
 from titanlab.platform.decoding.session import Session
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.precision import Precision
 from titanlab.platform.streaming.prefill import read_to
 from titanlab.platform.streaming.stream import PIECE
 from titanlab.platform.streaming.tokens import TextTokens

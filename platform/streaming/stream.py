@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanlab.platform.decoding.computing import DeviceMemory, Precision, is_out_of_memory, wait_for
+from titanlab.platform.decoding.computing import DeviceMemory, is_out_of_memory, wait_for
 from titanlab.platform.decoding.session import Session
 from titanlab.platform.decoding.state_tree import first_not_finite, state_bytes
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.precision import Precision
 from titanlab.platform.streaming.schedule import Cut, cuts, places_told
 from titanlab.platform.streaming.state_norms import StateNorm, state_norms
 from titanlab.platform.streaming.tokens import Tokens

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 
 import torch
 
-from titanlab.platform.decoding.computing import used_precision
 from titanlab.platform.distributed import rank, world_size
 from titanlab.platform.errors import ConfigError, Problem
+from titanlab.platform.precision import used_precision
 from titanlab.platform.run_config import TrainConfig
 
 
